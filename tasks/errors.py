@@ -1,0 +1,82 @@
+"""Every error that this project raises on purpose.
+
+CyxWizError
+├── InvalidJob          the job's configuration is wrong; names each field (also a ValueError)
+├── JobConflict         the same job_id was submitted with another configuration
+├── UnknownJob          no record of that job (never submitted, or its keys have expired)
+├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
+├── LeaseLost           this attempt no longer owns the job: whatever it writes is refused
+├── JobFailed           what `AsyncResult.get()` raises for a job that failed
+│   ├── JobRejected     … that no node may run
+│   └── JobCancelled    … that was cancelled (for `follow(...).result()`)
+├── ConfigError         server-node.yaml or an environment variable is wrong; path, line, what is allowed
+├── PlatformError       this host cannot do it at all (a node on Windows: use WSL2)
+├── RuntimeUnavailable  the runtime (native, engine) cannot start attempts now
+└── KeeperError         the keeper of an attempt cannot be reached or refused a command
+"""
+
+from __future__ import annotations
+
+
+class CyxWizError(Exception):
+    """The root: catch this to catch whatever the project raises on purpose."""
+
+
+class InvalidJob(CyxWizError, ValueError):
+    """The job's configuration is wrong. The message names each field and what is allowed."""
+
+
+class JobConflict(CyxWizError):
+    """The same ``job_id`` was submitted before, with another configuration."""
+
+
+class UnknownJob(CyxWizError, LookupError):
+    """No record of that job: never submitted to this Redis and prefix, or expired."""
+
+
+class RedisUnavailable(CyxWizError, ConnectionError):
+    """Redis cannot be reached. The message names the URL, with the password masked."""
+
+
+class LeaseLost(CyxWizError):
+    """This attempt no longer owns the job; nothing was written."""
+
+
+class JobFailed(CyxWizError):
+    """A job ended as failed.
+
+    Args are ``(reason, message)``, both strings, so that Celery's JSON result can rebuild it.
+    ``reason`` is a value of :class:`tasks.state.FailureReason`.
+    """
+
+    def __init__(self, reason: str = "internal", message: str = "") -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}" if self.message else self.reason
+
+
+class JobRejected(JobFailed):
+    """A job that policy forbids: no node may run it as it stands."""
+
+
+class JobCancelled(JobFailed):
+    """A job that was cancelled."""
+
+
+class ConfigError(CyxWizError, ValueError):
+    """A node's configuration is wrong; the message has path, line and what is allowed."""
+
+
+class PlatformError(CyxWizError):
+    """This host cannot do it at all."""
+
+
+class RuntimeUnavailable(CyxWizError):
+    """The runtime cannot start an attempt now; another node, or this one later, may."""
+
+
+class KeeperError(CyxWizError):
+    """The keeper of an attempt cannot be reached, or refused a command."""

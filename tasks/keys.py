@@ -1,0 +1,103 @@
+"""Every Redis key, channel and time-to-live of the project; nothing else spells one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+DEFAULT_PREFIX: Final = "cyxwiz:"
+
+LEASE_TTL_MS: Final = 60_000
+"""How long a claim holds without renewal (default)."""
+
+TERMINAL_TTL_S: Final = 30 * 24 * 3600
+"""How long the keys of an ended job stay (default): as long as Celery's results."""
+
+NODE_TTL_S: Final = 30
+"""How long a node's record stays without a heartbeat."""
+
+PRIORITY_STEPS: Final = (0, 3, 6, 9)
+"""kombu's priority steps; 0 is served first."""
+
+PRIORITY_SEPARATOR: Final = "\x06\x16"
+"""kombu's separator between a queue's name and its priority step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keys:
+    """The names under one prefix. Celery's own keys carry it by ``global_keyprefix``."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    def job(self, job_id: str) -> str:
+        """Hash: the record, its snapshot and the raw message."""
+        return f"{self.prefix}job:{job_id}"
+
+    def history(self, job_id: str) -> str:
+        """Stream: the job's events; capped tail of progress and log."""
+        return f"{self.prefix}history:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        """Channel: the job's events as they happen."""
+        return f"{self.prefix}events:{job_id}"
+
+    def control(self, job_id: str) -> str:
+        """Channel: what a running attempt is asked to do."""
+        return f"{self.prefix}control:{job_id}"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: job ids by the lease's expiry, ms of Redis's clock."""
+        return f"{self.prefix}leases"
+
+    @property
+    def delayed(self) -> str:
+        """Sorted set: queued jobs whose message waits, by the ms at which it is pushed."""
+        return f"{self.prefix}delayed"
+
+    def waiting(self, queue: str) -> str:
+        """Sorted set: jobs queued in ``queue``, by the ms since when."""
+        return f"{self.prefix}waiting:{queue}"
+
+    @property
+    def queues(self) -> str:
+        """Set: names of queues that ever held a job."""
+        return f"{self.prefix}queues"
+
+    def by_state(self, state: str) -> str:
+        """Sorted set: job ids in ``state``, by the ms since when."""
+        return f"{self.prefix}state:{state}"
+
+    def by_user(self, user_id: str) -> str:
+        """Sorted set: a user's job ids, by the ms of submission."""
+        return f"{self.prefix}user:{user_id}"
+
+    def node(self, node: str) -> str:
+        """Hash: what a node offers; lives by heartbeat."""
+        return f"{self.prefix}node:{node}"
+
+    @property
+    def nodes(self) -> str:
+        """Sorted set: node names by their last heartbeat, ms of Redis's clock."""
+        return f"{self.prefix}nodes"
+
+    @property
+    def reaper(self) -> str:
+        """String: which agent reaps; a lease with a TTL."""
+        return f"{self.prefix}reaper"
+
+    # kombu's and Celery's, as they stand under the same prefix
+
+    def message_list(self, queue: str, step: int) -> str:
+        """List: the messages of ``queue`` at one priority step (kombu's)."""
+        return f"{self.prefix}{queue}" + (f"{PRIORITY_SEPARATOR}{step}" if step else "")
+
+    @property
+    def unacked(self) -> str:
+        """Hash: messages delivered and not acknowledged, by delivery tag (kombu's)."""
+        return f"{self.prefix}unacked"
+
+    @property
+    def unacked_index(self) -> str:
+        """Sorted set: delivery tags by the time of delivery (kombu's)."""
+        return f"{self.prefix}unacked_index"

@@ -1,0 +1,126 @@
+"""Where Redis is and what the keys are called: read from the environment once, here.
+
+==========================  ==============================================================
+``CYXWIZ_REDIS_URL``        broker, records and events (default ``redis://127.0.0.1:6379/0``);
+                            ``redis://``, ``rediss://``, ``unix:///path/to.sock``
+                            (``redis+socket://`` is the same), ``sentinel://``
+``CYXWIZ_PREFIX``           what every key begins with (default ``cyxwiz:``)
+``CYXWIZ_LEASE_TTL``        seconds that a claim holds without renewal (default 60)
+``CYXWIZ_RESULT_TTL``       seconds that an ended job's keys stay (default 30 days)
+==========================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tasks.errors import ConfigError, RedisUnavailable
+from tasks.keys import DEFAULT_PREFIX, LEASE_TTL_MS, TERMINAL_TTL_S, Keys
+
+_SOCKET_SCHEMES = ("unix", "redis+socket", "socket")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How to reach the hub."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    prefix: str = DEFAULT_PREFIX
+    lease_ttl_ms: int = LEASE_TTL_MS
+    result_ttl_s: int = TERMINAL_TTL_S
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read the environment. Raises ConfigError naming the variable that is wrong."""
+        env = os.environ if env is None else env
+        return cls(
+            redis_url=env.get("CYXWIZ_REDIS_URL") or cls.redis_url_default(),
+            prefix=env.get("CYXWIZ_PREFIX", DEFAULT_PREFIX),
+            lease_ttl_ms=round(_seconds(env, "CYXWIZ_LEASE_TTL", LEASE_TTL_MS / 1000, 0.5) * 1000),
+            result_ttl_s=round(_seconds(env, "CYXWIZ_RESULT_TTL", TERMINAL_TTL_S, 1)),
+        )
+
+    @staticmethod
+    def redis_url_default() -> str:
+        """The URL that is used where none is configured."""
+        return "redis://127.0.0.1:6379/0"
+
+    @property
+    def keys(self) -> Keys:
+        """The key names under this prefix."""
+        return Keys(prefix=self.prefix)
+
+    @property
+    def celery_url(self) -> str:
+        """The same Redis as kombu and Celery spell it."""
+        parts = urlsplit(self.redis_url)
+        if parts.scheme in _SOCKET_SCHEMES:
+            return urlunsplit(parts._replace(scheme="redis+socket"))
+        return self.redis_url
+
+    def connect(self, *, timeout: float | None = 5.0, decode: bool = True) -> redis.Redis:
+        """A client with no retries of its own: a caller that wants them says so itself.
+
+        ``timeout``: seconds for connecting and for each answer; None waits for answers for ever.
+        Nothing is sent yet; see `check` for an error that names the URL.
+        """
+        parts = urlsplit(self.redis_url)
+        url = self.redis_url
+        if parts.scheme in _SOCKET_SCHEMES:
+            url = urlunsplit(parts._replace(scheme="unix"))
+        client: redis.Redis = redis.Redis.from_url(
+            url,
+            decode_responses=decode,
+            socket_timeout=timeout,
+            socket_connect_timeout=3.0,
+            retry=Retry(NoBackoff(), 0),
+            **({} if parts.scheme in _SOCKET_SCHEMES else {"socket_keepalive": True}),
+        )
+        return client
+
+    def check(self) -> None:
+        """Say whether Redis answers. Raises RedisUnavailable within 3 s, naming the URL."""
+        client = self.connect(timeout=2.5)
+        try:
+            client.ping()
+        except redis.RedisError as error:
+            raise unavailable(self.redis_url, error) from error
+        finally:
+            client.close()
+
+
+def unavailable(url: str, error: Exception) -> RedisUnavailable:
+    """The error for a Redis that cannot be reached."""
+    return RedisUnavailable(
+        f"cannot use Redis at {mask(url)}: {error}. "
+        "Start one there, or set CYXWIZ_REDIS_URL to where it is."
+    )
+
+
+def mask(url: str) -> str:
+    """``url`` with its password replaced by ``***``."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float, least: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value >= least or value == float("inf"):
+        raise ConfigError(f"{name}={text!r}: a number of seconds, at least {least:g}, is needed")
+    return value
