@@ -3,7 +3,7 @@
 ==========================  ==============================================================
 ``CYXWIZ_REDIS_URL``        broker, records and events (default ``redis://127.0.0.1:6379/0``);
                             ``redis://``, ``rediss://``, ``unix:///path/to.sock``
-                            (``redis+socket://`` is the same), ``sentinel://``
+                            (``redis+socket://`` is the same)
 ``CYXWIZ_PREFIX``           what every key begins with (default ``cyxwiz:``)
 ``CYXWIZ_LEASE_TTL``        seconds that a claim holds without renewal (default 60)
 ``CYXWIZ_RESULT_TTL``       seconds that an ended job's keys stay (default 30 days)

@@ -1,0 +1,307 @@
+"""The sections of ``server-node.yaml``. Descriptions say what is right: error messages quote them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from tasks.keys import DEFAULT_PREFIX, LEASE_TTL_MS
+from tasks.settings import mask
+from worker.host import default_node_name, default_state_dir
+
+_REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+socket", "sentinel")
+
+
+class ExecutionMode(StrEnum):
+    """How jobs are run."""
+
+    AUTO = "auto"
+    """In a container where an engine is usable; else as the policy allows."""
+    NATIVE = "native"
+    DOCKER = "docker"
+    PODMAN = "podman"
+
+
+class PullPolicy(StrEnum):
+    """When an image is pulled."""
+
+    ALWAYS = "always"
+    NEVER = "never"
+    IF_NOT_PRESENT = "if-not-present"
+
+
+class GpuAllocation(StrEnum):
+    """Whether jobs share a GPU."""
+
+    EXCLUSIVE = "exclusive"
+    SHARED = "shared"
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("is no absolute path")
+    return path
+
+
+_PATH: Final = "an absolute path"
+_FLAG: Final = "true or false"
+_MB: Final = "MiB, a whole number; 0: the cap"
+
+AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+Amount = Annotated[int, Field(ge=0)]
+Flag = Annotated[bool, Field(description=_FLAG)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ExecutionSection(Section):
+    mode: ExecutionMode = Field(
+        ExecutionMode.AUTO, strict=False, description="auto, native, docker or podman"
+    )
+    allow_untrusted_native: Flag = False
+    """Run unsigned jobs without a container, where there is none: they can do as the node can."""
+
+
+class LimitsSection(Section):
+    """An amount of 0 means the cap: what `max_limits` says, and there what the host has."""
+
+    memory_mb: Amount = Field(0, description=_MB)
+    cpu_cores: float = Field(0, ge=0, description="a number of cores; 0: the cap")
+    shm_size_mb: Amount = Field(0, description=_MB)
+    pids: Amount = Field(0, description="a whole number of processes and threads; 0: the cap")
+
+
+class SecuritySection(Section):
+    read_only_root: Flag = True
+    no_network: Flag = True
+    drop_capabilities: Flag = True
+
+
+class CleanupSection(Section):
+    remove_containers: Flag = True
+    keep_logs_hours: Amount = Field(24, description="a whole number of hours, at least 0")
+
+
+def _default_limits() -> LimitsSection:
+    return LimitsSection(memory_mb=16_384, cpu_cores=4, shm_size_mb=2_048, pids=1_024)
+
+
+class DockerSection(Section):
+    """Docker; its limits, security and images hold for every runtime that can keep them."""
+
+    enabled: Flag = True
+    socket: AbsolutePath = Field(Path("/var/run/docker.sock"), description=_PATH)
+    registry: str = Field(
+        "docker.io/cyxwiz",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}$",
+        description="a registry and the path in it, such as docker.io/cyxwiz",
+    )
+    pull_policy: PullPolicy = Field(
+        PullPolicy.IF_NOT_PRESENT, strict=False, description="always, never or if-not-present"
+    )
+    preload_images: tuple[str, ...] = Field(
+        ("cyxwiz/executor:cuda12-latest", "cyxwiz/executor:cpu-latest"),
+        strict=False,
+        description="a list of image references",
+    )
+    default_limits: LimitsSection = Field(
+        default_factory=_default_limits, description="what a job gets that asks for nothing"
+    )
+    max_limits: LimitsSection = Field(
+        default_factory=LimitsSection, description="the most that a job may ask for"
+    )
+    security: SecuritySection = Field(default_factory=SecuritySection)
+    cleanup: CleanupSection = Field(default_factory=CleanupSection)
+
+    @field_validator("default_limits", mode="before")
+    @classmethod
+    def _fill_defaults(cls, value: object) -> object:
+        """One limit in the file leaves the other three as they are."""
+        return {**_default_limits().model_dump(), **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _defaults_within_caps(self) -> Self:
+        for name in LimitsSection.model_fields:
+            most, default = getattr(self.max_limits, name), getattr(self.default_limits, name)
+            if "default_limits" in self.model_fields_set and 0 < most < default:
+                raise ValueError(
+                    f"default_limits.{name} is {default}, above max_limits.{name}, {most}"
+                )
+        return self
+
+
+class PodmanSection(Section):
+    enabled: Flag = True
+    socket: AbsolutePath | None = Field(
+        None, description=f"{_PATH}; left out: the socket of the node's own user"
+    )
+
+
+class GpuSection(Section):
+    allocation: GpuAllocation = Field(
+        GpuAllocation.EXCLUSIVE, strict=False, description="exclusive or shared"
+    )
+    memory_limit_mb: Amount = Field(
+        0, description="MiB of each GPU that jobs may have, a whole number; 0: all of it"
+    )
+
+
+class RedisSection(Section):
+    url: str | None = Field(
+        None,
+        description="redis://, rediss://, unix:// or sentinel:// and the address; left out: "
+        "CYXWIZ_REDIS_URL, else one of the node's own",
+    )
+    prefix: str = Field(
+        DEFAULT_PREFIX,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$",
+        description="1 to 64 of A-Z, a-z, 0-9 and '._:-', beginning with a letter or digit",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
+            raise ValueError("is no URL of a Redis")
+        return url
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The URL's password is shown nowhere."""
+        yield "url", None if self.url is None else mask(self.url)
+        yield "prefix", self.prefix
+
+
+class NodeSection(Section):
+    name: str = Field(
+        default_factory=default_node_name,
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        description="1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit; "
+        "left out: the host's name",
+    )
+    pool: str = Field(
+        "",
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$",
+        description="at most 63 of a-z, 0-9 and '-': a node of a pool takes its jobs only",
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="text by text")
+    state_dir: AbsolutePath = Field(
+        default_factory=lambda: default_state_dir(os.environ),
+        description=f"{_PATH} that only the node's user can write to",
+    )
+
+
+class SlotsSection(Section):
+    cpu: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = Field(
+        "auto", description="auto, or a whole number from 0 to 1024: jobs at once without a GPU"
+    )
+    gpu: Literal["auto"] | Annotated[tuple[tuple[str, ...], ...], Field(strict=False)] = Field(
+        "auto", description="auto (a slot for each GPU), or a list of lists of GPU UUIDs"
+    )
+
+    @field_validator("gpu", mode="before")
+    @classmethod
+    def _tuples(cls, value: object) -> object:
+        if isinstance(value, list):
+            return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        return value
+
+    @field_validator("gpu")
+    @classmethod
+    def _disjoint(cls, value: str | tuple[tuple[str, ...], ...]) -> object:
+        if isinstance(value, str):
+            return value
+        devices = [device for group in value for device in group]
+        if not all(value) or len(set(devices)) != len(devices):
+            raise ValueError("a set is empty, or a GPU stands in it twice")
+        return value
+
+    def cpu_slots(self, cores: int) -> int:
+        """How many CPU slots a host with ``cores`` gets: by itself, one for each two cores."""
+        return max(1, cores // 2) if self.cpu == "auto" else self.cpu
+
+
+class StorageSection(Section):
+    roots: tuple[AbsolutePath, ...] = Field(
+        (),
+        strict=False,
+        description="a list of absolute paths: file: URLs are read beneath them only",
+    )
+    schemes: tuple[str, ...] = Field(
+        ("builtin", "file"),
+        strict=False,
+        description="a list of URL schemes that data and code may come from",
+    )
+    artifacts: str | None = Field(
+        None,
+        min_length=1,
+        description="an absolute path or a URL; left out: beneath node.state_dir",
+    )
+    cache_mb: Amount = Field(51_200, description="MiB that fetched data may take, at least 0")
+    output_mb: Amount = Field(
+        10_240, description="MiB that the output of a job may take; 0: as much as there is"
+    )
+    job_mb: Amount = Field(
+        51_200, description="MiB that checkpoints and scratch may take; 0: as much as there is"
+    )
+
+
+class TrustSection(Section):
+    keys: tuple[AbsolutePath, ...] = Field(
+        (), strict=False, description="a list of absolute paths of public keys"
+    )
+    require_patched: Flag = False
+
+
+class ImagesSection(Section):
+    allow: tuple[str, ...] = Field(
+        ("cyxwiz/*",),
+        strict=False,
+        description="a list of patterns of image references, such as 'cyxwiz/*'",
+    )
+
+
+class TimeoutsSection(Section):
+    """Seconds."""
+
+    stop_grace: float = Field(10.0, ge=0, le=3600, description="seconds from 0 to 3600")
+    lease_ttl: float = Field(
+        LEASE_TTL_MS / 1000, ge=1, le=3600, description="seconds from 1 to 3600"
+    )
+    lease_grace: float = Field(15.0, ge=0, le=3600, description="seconds from 0 to 3600")
+    job: float = Field(
+        0.0, ge=0, description="seconds that any attempt may take at most; 0: no limit"
+    )
+
+
+class NativeSection(Section):
+    interpreter: AbsolutePath | None = Field(
+        None, description=f"{_PATH} of the Python of native jobs; left out: the node's own"
+    )
+    env_allow: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(
+        ("PATH", "LANG", "LC_ALL", "TZ"),
+        strict=False,
+        description="a list of names of the node's variables that native jobs get",
+    )
+    nofile: Annotated[int, Field(ge=64, le=1_048_576)] = Field(
+        65_536, description="a whole number from 64 to 1048576: open files of a process"
+    )
