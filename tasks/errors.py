@@ -10,6 +10,7 @@ CyxWizError
 │   ├── JobRejected     … that no node may run
 │   └── JobCancelled    … that was cancelled (for `follow(...).result()`)
 ├── ConfigError         server-node.yaml or an environment variable is wrong; path, line, what is allowed
+├── NodeConflict        another agent has the state directory, or a live node has the name
 ├── PlatformError       this host cannot do it at all (a node on Windows: use WSL2)
 ├── RuntimeUnavailable  the runtime (native, engine) cannot start attempts now
 └── KeeperError         the keeper of an attempt cannot be reached or refused a command
@@ -68,6 +69,10 @@ class JobCancelled(JobFailed):
 
 class ConfigError(CyxWizError, ValueError):
     """A node's configuration is wrong; the message has path, line and what is allowed."""
+
+
+class NodeConflict(CyxWizError):
+    """Another agent has this state directory, or a live node this name; the message says which."""
 
 
 class PlatformError(CyxWizError):

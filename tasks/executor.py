@@ -22,8 +22,6 @@ class Delivery:
     """kombu's tag: the claim acknowledges the message by it ('' if there is none)."""
     hostname: str
     """The Celery worker's node name, such as ``cpu0@node-a``."""
-    message: str
-    """The message as kombu would push it again (JSON), for a record that lacks it."""
     queue: str
     """The queue that it came from."""
     started: Callable[[], None]
@@ -70,6 +68,10 @@ class JobExecutor(Protocol):
 
     def execute(self, delivery: Delivery) -> Verdict:
         """Claim the job, run one attempt of it, finish it."""
+        ...
+
+    def stored(self, job_id: str) -> None:
+        """Celery has stored the job's result."""
         ...
 
 

@@ -260,12 +260,7 @@ class JobConfig(BaseModel):
 
     def to_wire(self) -> dict[str, Any]:
         """The configuration as JSON values, without what equals its default."""
-        wire = self.model_dump(mode="json", exclude_defaults=True)
-        if self.model_definition is not None:  # defaults there, too
-            wire["model_definition"] = self.model_definition.model_dump(
-                mode="json", exclude_defaults=True
-            )
-        return wire
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def canonical(self) -> str:
         """The configuration's one form: sorted keys, no spaces, ASCII; ``job_id`` included."""

@@ -72,7 +72,7 @@ def _wrong(item: object, depth: int) -> str:
         case int():
             return "" if abs(item) <= _MOST_INTEGER else "an integer of more than 64 bits"
         case float():
-            return "" if math.isfinite(item) else f"{item} is no finite number"
+            return "" if math.isfinite(item) else f"{item} is no finite number; give one that is"
         case Mapping() | list() | tuple():
             return ""
         case _:

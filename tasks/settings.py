@@ -58,12 +58,14 @@ class Settings:
         return Keys(prefix=self.prefix)
 
     @property
+    def on_socket(self) -> bool:
+        """Whether Redis is reached through a Unix socket."""
+        return urlsplit(self.redis_url).scheme in _SOCKET_SCHEMES
+
+    @property
     def celery_url(self) -> str:
         """The same Redis as kombu and Celery spell it."""
-        parts = urlsplit(self.redis_url)
-        if parts.scheme in _SOCKET_SCHEMES:
-            return urlunsplit(parts._replace(scheme="redis+socket"))
-        return self.redis_url
+        return _with_scheme(self.redis_url, "redis+socket") if self.on_socket else self.redis_url
 
     def connect(self, *, timeout: float | None = 5.0, decode: bool = True) -> redis.Redis:
         """A client with no retries of its own: a caller that wants them says so itself.
@@ -71,17 +73,14 @@ class Settings:
         ``timeout``: seconds for connecting and for each answer; None waits for answers for ever.
         Nothing is sent yet; see `check` for an error that names the URL.
         """
-        parts = urlsplit(self.redis_url)
-        url = self.redis_url
-        if parts.scheme in _SOCKET_SCHEMES:
-            url = urlunsplit(parts._replace(scheme="unix"))
+        url = _with_scheme(self.redis_url, "unix") if self.on_socket else self.redis_url
         client: redis.Redis = redis.Redis.from_url(
             url,
             decode_responses=decode,
             socket_timeout=timeout,
             socket_connect_timeout=3.0,
             retry=Retry(NoBackoff(), 0),
-            **({} if parts.scheme in _SOCKET_SCHEMES else {"socket_keepalive": True}),
+            **({} if self.on_socket else {"socket_keepalive": True}),
         )
         return client
 
@@ -111,6 +110,11 @@ def mask(url: str) -> str:
         return url
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    """Not by urlunsplit, which drops the slashes before an empty host: unix:/path is refused."""
+    return f"{scheme}:{url.partition(':')[2]}"
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float, least: float) -> float:

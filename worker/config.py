@@ -15,21 +15,18 @@ from pydantic import Field, ValidationError
 
 from tasks.errors import ConfigError
 from worker.config_sources import Source, apply_environment, from_file, wrong_config
+from worker.engine_sections import DockerSection, LimitsSection, PodmanSection, PullPolicy
 from worker.host import default_node_name, default_state_dir, ensure_supported_platform
+from worker.section import Section
 from worker.sections import (
-    DockerSection,
     ExecutionMode,
     ExecutionSection,
     GpuAllocation,
     GpuSection,
     ImagesSection,
-    LimitsSection,
     NativeSection,
     NodeSection,
-    PodmanSection,
-    PullPolicy,
     RedisSection,
-    Section,
     SlotsSection,
     StorageSection,
     TimeoutsSection,

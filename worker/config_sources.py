@@ -16,7 +16,6 @@ from tasks.errors import ConfigError
 from tasks.job_faults import shown
 from worker.yaml_lines import MOST_BYTES, Place, YamlFault, parse
 
-_SECRET: Final = ("redis", "url")
 _UNION_BRANCHES: Final = frozenset({"constrained-int", "int", "str", "function-after[_absolute()"})
 
 
@@ -86,7 +85,7 @@ def _parsed(variable: str, text: str, place: tuple[str, ...], model: type[BaseMo
     try:
         return parse(text).value
     except YamlFault as fault:
-        raise ConfigError(f"{variable}={shown(text)}: {fault.what}") from None
+        raise ConfigError(f"{variable}: {fault.what}") from None
 
 
 def _textual(kind: object) -> bool:
@@ -120,7 +119,8 @@ def _origin(source: Source, place: Place) -> str:
     for length in range(len(place), 0, -1):
         if place[:length] in source.origins:
             return source.origins[place[:length]]
-    return source.name
+    within = (at for there, at in source.origins.items() if place and there[: len(place)] == place)
+    return next(within, source.name)
 
 
 def _line(place: Place, detail: ErrorDetails, model: type[BaseModel]) -> str:
@@ -128,11 +128,18 @@ def _line(place: Place, detail: ErrorDetails, model: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{name}: {_unknown(place, model)}"
     wrong = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if detail["type"] == "string_pattern_mismatch":
+        wrong = "is not of the right form"
     section = detail["type"] == "value_error" and isinstance(detail["input"], dict)
-    got = "" if section or place == _SECRET else f" (got {shown(detail['input'])})"
+    got = "" if section or _secret(place) else f" (got {shown(detail['input'])})"
     field_info = _field(model, place)
     right = field_info.description if field_info is not None else None
     return f"{name}: {wrong}{got}" + (f"; right: {right}" if right else "")
+
+
+def _secret(place: Place) -> bool:
+    """Whether a Redis URL, and the password in it, may stand there."""
+    return place[:1] == ("redis",) and place != ("redis", "prefix")
 
 
 def _unknown(place: Place, model: type[BaseModel]) -> str:

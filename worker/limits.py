@@ -67,3 +67,9 @@ def _granted(ask: float | None, default: float, cap: float) -> float:
         return float(ask)
     wanted = default or cap
     return float(min(wanted, cap) if cap else wanted)
+
+
+def effective_timeout(job: JobConfig, config: NodeConfig) -> float | None:
+    """Seconds that an attempt may take: the job's ``timeout_seconds``, under ``timeouts.job``."""
+    given = [seconds for seconds in (job.timeout_seconds, config.timeouts.job or None) if seconds]
+    return min(given, default=None)

@@ -82,7 +82,7 @@ class _Reader:
             return self._mapping(node, place)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*place, index)) for index, item in enumerate(node.value)]
-        return self._loader.construct_object(node)  # type: ignore[no-untyped-call]  # no stub
+        return self._loader.construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,0 +1,219 @@
+"""How a job gets from a producer into Redis: validated, routed, recorded, then published.
+
+All ways of publishing (`delay`, `apply_async`, a chain's next step on a worker, `send_task` by a
+program that has no `train`) meet in Celery's `AMQP.send_task_message`; the record is written
+there, before the message. So a message that is lost can be pushed again from the record.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import redis
+from celery import Celery
+from celery.app.amqp import AMQP
+from celery.app.control import Control
+from kombu.serialization import dumps
+
+from tasks.errors import InvalidJob, UnknownJob
+from tasks.job import JobConfig
+from tasks.record import Records
+from tasks.routing import route
+from tasks.settings import Settings, unavailable
+
+TRAIN: Final = "tasks.train"
+"""The task's name, for `app.send_task(TRAIN, [config])`."""
+
+_PIPED: Final = (
+    "a parent's result is piped into the job, which takes nothing but its own configuration: "
+    "write train.si(config) for every step but the first (si: an immutable signature)"
+)
+
+
+class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
+    """Celery, with the hub that its jobs are recorded in."""
+
+    hub: Settings
+    _records: Records | None = None
+
+    @property
+    def records(self) -> Records:
+        """The job records of this app's Redis."""
+        if self._records is None:
+            self._records = Records(
+                self.hub.connect(), self.hub.keys, terminal_ttl_s=self.hub.result_ttl_s
+            )
+        return self._records
+
+    def send_task(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Celery's, but a Redis that refuses is an error within 3 s that names it."""
+        if name == TRAIN:  # Celery would first subscribe for the result, and retry for long
+            with reachable(self.hub):
+                self.records.ping()
+        return super().send_task(name, *args, **kwargs)
+
+
+class reachable:  # noqa: N801 - a context manager, read as a word
+    """Turns a refused connection into RedisUnavailable."""
+
+    def __init__(self, hub: Settings) -> None:
+        self._hub = hub
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            raise unavailable(self._hub.redis_url, error) from error
+
+
+class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
+    """Records a job before its message is published."""
+
+    def _create_task_sender(self) -> Any:
+        send = super()._create_task_sender()
+
+        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            for signature in _following(message.body[2]):
+                _refuse_piping(signature)
+            if name == TRAIN:
+                message = self._record(message, options)
+            return send(producer, name, message, **options)
+
+        return send_task_message
+
+    def _record(self, message: Any, options: dict[str, Any]) -> Any:
+        """Write the job's record; return the message with the job's id in its configuration."""
+        headers, properties, (args, kwargs, embed), sent_event = message
+        job = job_of(args, kwargs, headers["id"])
+        way = route(job)
+        body = ((job.to_wire(),), {}, embed)
+        options.setdefault("priority", way.priority_step)
+        queue = options.get("queue") or way.queue
+        queue = queue if isinstance(queue, str) else queue.name
+        app: JobCelery = self.app
+        with reachable(app.hub):
+            app.records.submit(
+                job_id=headers["id"],
+                spec=job.canonical(),
+                queue=queue,
+                priority_step=options["priority"],
+                user_id=job.user_id,
+                max_attempts=job.max_attempts,
+                expires_ms=_expires_ms(job),
+                message=kombu_message(headers, properties, body, queue, options["priority"]),
+            )
+        return type(message)(headers, properties, body, sent_event)
+
+
+class JobControl(Control):  # type: ignore[misc]  # Celery has no type hints
+    """Celery's remote control, in which revoking a job cancels it."""
+
+    def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
+        """Cancel the jobs among the ids, record and process both; revoke the other tasks."""
+        from tasks.control import cancel  # noqa: PLC0415 - it needs the app for Celery's result
+
+        others = []
+        for one in [task_id] if isinstance(task_id, str) else list(task_id):
+            try:
+                cancel(one, "revoked", app=self.app)
+            except UnknownJob:
+                others.append(one)
+        return super().revoke(others, *args, **kwargs) if others else None
+
+
+def route_task(
+    name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any
+) -> dict[str, Any] | None:
+    """Celery's router: the queue of the job's class, and its priority there."""
+    if name != TRAIN:
+        return None
+    way = route(job_of(args, kwargs, None))
+    return {"queue": way.queue, "priority": way.priority_step}
+
+
+def job_of(args: Any, kwargs: Any, task_id: str | None) -> JobConfig:
+    """The job in a task's arguments, under the task's id. Raises InvalidJob."""
+    given = [*(args or ()), *(kwargs or {}).values()]
+    if set(kwargs or {}) - {"config"} or len(given) != 1:
+        raise InvalidJob(
+            f"train takes one argument, the job's configuration, and got {len(given)}"
+            + (f"; {_PIPED}" if len(given) > 1 else "")
+        )
+    job = JobConfig.parse(given[0])
+    if task_id is None or job.job_id == task_id:
+        return job
+    if job.job_id is not None:
+        raise InvalidJob(
+            f"job_id: {job.job_id!r} and the task's id {task_id!r} differ; a job has one id, "
+            "so leave one of them out"
+        )
+    return job.with_job_id(task_id)
+
+
+def kombu_message(
+    headers: Mapping[str, Any],
+    properties: Mapping[str, Any],
+    body: Sequence[Any],
+    queue: str,
+    priority_step: int,
+) -> str:
+    """The message as kombu's Redis transport has it in its list (JSON).
+
+    The form is that of kombu's virtual transports (`kombu.transport.virtual.base.Channel`).
+    """
+    content_type, content_encoding, data = dumps(body, "json")
+    raw = data if isinstance(data, bytes) else data.encode()
+    return json.dumps(
+        {
+            "body": base64.b64encode(raw).decode("ascii"),
+            "content-encoding": content_encoding,
+            "content-type": content_type,
+            "headers": dict(headers),
+            "properties": {
+                **properties,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "priority": priority_step,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )
+
+
+def _expires_ms(job: JobConfig) -> int:
+    """For `Records.submit`: positive: ms from now; negative: minus the ms since the epoch."""
+    if job.expires is None:
+        return 0
+    if isinstance(job.expires, str):
+        return -round((job.expires_at(0.0) or 0.0) * 1000)
+    return max(1, round(job.expires * 1000))
+
+
+def _following(embed: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """Every signature that runs after this message's task and would get its result."""
+    for key in ("chain", "callbacks"):
+        yield from (embed or {}).get(key) or ()
+    chord = (embed or {}).get("chord")
+    if chord:
+        yield chord
+
+
+def _refuse_piping(signature: Mapping[str, Any]) -> None:
+    """Raise InvalidJob for a job, here or inside a group or chain, that would get a result."""
+    if signature.get("immutable"):
+        return
+    if signature.get("task") == TRAIN:
+        raise InvalidJob(_PIPED)
+    kwargs = signature.get("kwargs") or {}
+    if signature.get("task") == "celery.group":
+        for inner in kwargs.get("tasks") or ():
+            _refuse_piping(inner)
+    elif signature.get("task") == "celery.chain":
+        for inner in list(kwargs.get("tasks") or ())[:1]:
+            _refuse_piping(inner)

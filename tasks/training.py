@@ -1,0 +1,128 @@
+"""`train`: the task that a job is.
+
+On a producer it validates; on a node it hands the delivered job to the node's executor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from celery import Task
+from celery.exceptions import Ignore, Reject
+
+from tasks.celery import app
+from tasks.errors import JobFailed, JobRejected
+from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
+from tasks.publishing import TRAIN, job_of
+
+
+class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
+    """Validates at the producer, whichever way the job is submitted.
+
+    Both `signature` (``.s()``, ``.si()``, group, chain, chord) and `apply_async` (``.delay()``)
+    dump the configuration and set the task's id: with `apply_async` alone, a ``job_id`` in a
+    group would make its ``.get()`` wait for an id that nobody uses.
+    """
+
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Any:
+        """A Celery signature of a job. Raises InvalidJob."""
+        kwargs = starkwargs.get("kwargs") or (starargs[0] if starargs else None)
+        job = job_of(args, kwargs, (starkwargs.get("options") or {}).get("task_id"))
+        made = super().signature(
+            (job.to_wire(),),
+            {},
+            *starargs[1:],
+            **{key: value for key, value in starkwargs.items() if key != "kwargs"},
+        )
+        if job.job_id is not None:
+            made.set(task_id=job.job_id)
+        return made
+
+    subtask = signature
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        *rest: Any,
+        **options: Any,
+    ) -> Any:
+        """Submit a job. Raises InvalidJob, JobConflict, RedisUnavailable."""
+        job = job_of(args, kwargs, task_id)
+        return super().apply_async(
+            (job.to_wire(),), {}, task_id or job.job_id, *rest, **options
+        )
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Celery has stored the result: the record need not repair it any more."""
+        executor = current()
+        if executor is not None:
+            executor.stored(task_id)
+
+
+@app.task(bind=True, base=JobTask, name=TRAIN, typing=False, shared=False)
+def train(self: JobTask, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a job: ``train.delay(config)``, with a dict or a `JobConfig`.
+
+    Returns (by ``AsyncResult.get()``) the job's result: a dict with its metrics and artefacts.
+
+    Raises:
+        InvalidJob: at the producer, naming each field that is wrong.
+        JobConflict: the ``job_id`` is another job's.
+        RedisUnavailable: Redis refuses.
+        JobFailed, JobRejected: from ``.get()``, with the reason.
+    """
+    executor = current()
+    if executor is None:
+        raise Reject("this worker is no node: start one with `cyxwiz node`", requeue=True)
+    return _settle(self, executor.execute(_delivery(self, config)))
+
+
+def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
+    request = task.request
+    job_id, hostname = str(request.id), str(request.hostname)
+    properties = request.properties or {}
+    info = request.delivery_info or {}
+
+    def started() -> None:
+        task.backend.mark_as_started(job_id, hostname=hostname)
+        task.send_event("task-started")
+
+    def progress(fields: Mapping[str, Any]) -> None:
+        task.update_state(state="PROGRESS", meta=dict(fields))
+        task.send_event("task-progress", **fields)
+
+    return Delivery(
+        job_id=job_id,
+        config=config,
+        delivery_tag=str(properties.get("delivery_tag") or ""),
+        hostname=hostname,
+        queue=str(info.get("routing_key") or ""),
+        started=started,
+        progress=progress,
+    )
+
+
+def _settle(task: JobTask, verdict: Verdict) -> dict[str, Any]:
+    """Celery's own end of a job."""
+    match verdict:
+        case Succeeded(result=result):
+            return dict(result)
+        case Failed(reason=reason, message=message, rejected=rejected):
+            raise (JobRejected if rejected else JobFailed)(reason, message)
+        case Cancelled(message=message):
+            # with the request: a chord that waits for this job is told
+            task.backend.mark_as_revoked(task.request.id, message, request=task.request)
+            task.send_event("task-revoked", terminated=True, signum=None, expired=False)
+            executor = current()
+            if executor is not None:
+                executor.stored(str(task.request.id))
+            raise Ignore()
+        case Dropped():
+            raise Ignore()
+        case _:
+            assert_never(verdict)

@@ -1,0 +1,220 @@
+"""The agent with real processes and a real Redis; stand-ins take the place of Celery workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import AgentProcess, NodeSpec, gone, redis_server, serving, stand_in
+from tests.support.waiting import wait_until
+from worker.node import slot_records
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., AgentProcess]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    with redis_server(tmp_path / "redis") as url:
+        yield url
+
+
+@pytest.fixture
+def start(tmp_path: Path, hub: str) -> Iterator[Start]:
+    """Starts agents; whatever is left of them ends with the test."""
+    started: list[AgentProcess] = []
+
+    def start(**more: object) -> AgentProcess:
+        spec = {"state_dir": str(tmp_path / "state"), "redis_url": hub, **more}
+        started.append(AgentProcess(NodeSpec(**spec), tmp_path))  # type: ignore[arg-type]  # a test's own keywords
+        return started[-1]
+
+    yield start
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+    for agent in started:
+        for pid in serving(Path(agent.spec.state_dir)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_it_says_when_each_slot_and_the_node_are_ready(start: Start) -> None:
+    agent = start(cpu=2)
+    agent.wait_ready()
+    pids = {slot: agent.worker_pid(slot) for slot in ("cpu0", "cpu1")}
+    assert sorted(agent.said) == [
+        f"cpu0 ready (pid {pids['cpu0']})",
+        f"cpu1 ready (pid {pids['cpu1']})",
+        "node ready",
+    ]
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_children_end(start: Start) -> None:
+    agent = start(worker=stand_in("child"))
+    agent.wait_ready()
+    first = agent.worker_pid()
+    child_file = agent.paths.slots / "cpu0.child"
+    wait_until(child_file.exists, what="the pool child")
+    child = int(child_file.read_text())
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: agent.worker_pid() != first, what="another worker")
+    assert gone(child)
+    assert agent.event("slot.ended")["how"] == "signal 9"  # type: ignore[index]  # None fails too
+
+
+def test_a_stop_lets_the_job_in_progress_end_first(start: Start) -> None:
+    agent = start()
+    agent.wait_ready()
+    job = agent.paths.slots / "cpu0.job"
+    job.touch()
+    agent.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: agent.event("node.draining"), what="the drain")
+    assert agent.process.poll() is None
+    job.unlink()
+    assert agent.process.wait(10) == 0
+    assert (agent.paths.slots / "cpu0.last").read_text() == "SIGTERM"
+    assert not serving(agent.paths.state_dir)
+
+
+def test_a_second_signal_has_the_job_handed_back(start: Start) -> None:
+    agent = start()
+    agent.wait_ready()
+    (agent.paths.slots / "cpu0.job").touch()
+    agent.process.send_signal(signal.SIGINT)
+    wait_until(lambda: agent.event("node.draining"), what="the drain")
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.process.wait(10) == 0
+    assert (agent.paths.slots / "cpu0.last").read_text() == "SIGQUIT"
+
+
+def test_a_drain_with_a_bound_hands_the_job_back_when_it_is_over(start: Start) -> None:
+    agent = start(drain=0.2)
+    agent.wait_ready()
+    (agent.paths.slots / "cpu0.job").touch()
+    assert agent.stop() == 0
+    assert (agent.paths.slots / "cpu0.last").read_text() == "SIGQUIT"
+
+
+def test_a_worker_deaf_to_signals_is_killed_with_its_children(start: Start) -> None:
+    agent = start(worker=stand_in("deaf", "child"), drain=0.0, kill_after=0.2)
+    agent.wait_ready()
+    worker = agent.worker_pid()
+    assert agent.stop() == 0
+    assert gone(worker)
+    assert not serving(agent.paths.state_dir)
+
+
+def test_the_next_agent_takes_over_the_workers_of_a_killed_one(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    worker = first.worker_pid()
+    first.kill()
+    assert not gone(worker), "a slot worker lives on without its agent"
+    second = start()
+    second.wait_ready()
+    assert second.said == [f"cpu0 ready (pid {worker})", "node ready"]
+    os.kill(worker, signal.SIGKILL)
+    wait_until(
+        lambda: second.paths.slot_ready("cpu0").exists() and second.worker_pid() != worker,
+        what="a worker that the second agent started",
+    )
+    assert second.stop() == 0
+    assert not serving(second.paths.state_dir)
+
+
+def test_a_worker_that_was_never_recorded_is_found(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    worker = first.worker_pid()
+    first.kill()
+    # as if the agent had been killed between the worker's start and its record
+    first.paths.slot_record("cpu0").unlink()
+    second = start()
+    second.wait_ready()
+    assert gone(worker), "it may have been started with anything, so it is replaced"
+    assert serving(second.paths.state_dir) == [second.worker_pid()]
+
+
+def test_a_worker_with_another_configuration_is_drained_and_replaced(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    worker = first.worker_pid()
+    job = first.paths.slots / "cpu0.job"
+    job.touch()
+    first.kill()
+    second = start(labels={"site": "attic"})
+    wait_until(lambda: second.event("slot.outdated"), what="the drain")
+    assert not gone(worker), "its job goes on"
+    job.unlink()
+    second.wait_ready()
+    assert second.worker_pid() != worker
+    assert (second.paths.slots / "cpu0.last").read_text() == "SIGTERM"
+
+
+def test_a_slot_that_is_no_longer_configured_is_drained(start: Start) -> None:
+    first = start(cpu=2)
+    first.wait_ready()
+    retired = first.worker_pid("cpu1")
+    first.kill()
+    second = start(cpu=1)
+    second.wait_ready()
+    wait_until(lambda: gone(retired), what="the end of cpu1's worker")
+    wait_until(lambda: slot_records.recorded(second.paths) == ["cpu0"], what="its record's end")
+
+
+def test_a_second_agent_of_the_same_directory_is_refused(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    second = start(name="node-b")
+    assert second.process.wait(10) != 0
+    assert f"an agent runs there already, with pid {first.process.pid}" in second.errors
+    assert first.process.poll() is None
+
+
+def test_a_second_node_with_the_same_name_is_refused(start: Start, tmp_path: Path) -> None:
+    first = start()
+    first.wait_ready()
+    second = start(state_dir=str(tmp_path / "other"))
+    assert second.process.wait(10) != 0
+    assert "node name 'node-a' is taken" in second.errors
+    assert f"with pid {first.process.pid}" in second.errors
+    assert not serving(tmp_path / "other")
+
+
+def test_a_crash_loop_is_reported_with_the_last_lines_of_the_log(start: Start) -> None:
+    agent = start(worker=stand_in("crash"))
+    wait_until(lambda: agent.event("slot.crash_loop"), what="the report")
+    report = agent.event("slot.crash_loop")
+    assert report is not None
+    assert report["how"] == "exit code 3"
+    assert report["last_lines"][-1] == "cannot go on: the disk is made of cheese"
+    assert agent.stop() == 0
+
+
+def test_a_program_that_cannot_be_executed_is_a_crash_loop_too(start: Start) -> None:
+    agent = start(worker=["/nowhere/python"])
+    wait_until(lambda: agent.event("slot.crash_loop"), what="the report")
+    assert "/nowhere/python" in agent.event("slot.crash_loop")["how"]  # type: ignore[index]  # None fails too
+    assert agent.stop() == 0
+
+
+def test_a_redis_that_refuses_is_an_error_that_names_it(start: Start, tmp_path: Path) -> None:
+    agent = start(redis_url="redis://127.0.0.1:1/0")
+    assert agent.process.wait(10) != 0
+    assert "cannot use Redis at redis://127.0.0.1:1/0" in agent.errors
+    assert not serving(tmp_path / "state")
+
+
+def test_scratch_of_no_attempt_is_removed_at_the_start(start: Start, tmp_path: Path) -> None:
+    orphan = tmp_path / "state" / "work" / "job-1~1"
+    orphan.mkdir(parents=True, mode=0o700)
+    (tmp_path / "state").chmod(0o700)
+    (tmp_path / "state" / "work").chmod(0o700)
+    agent = start()
+    agent.wait_ready()
+    assert not orphan.exists()

@@ -1,0 +1,196 @@
+"""Programs that every runtime can run, and what the tests need of each runtime."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from worker.devices.leases import LeaseFile, held
+from worker.plan import AttemptId, ExitStatus, Grant, LaunchPlan, Limits
+from worker.runtimes.base import Chunk, Handle, Runtime, Stream
+from worker.runtimes.fake import FakeHost, FakeRuntime
+from worker.runtimes.fake_script import Script
+from worker.runtimes.native import NativeRuntime
+
+PYTHON = str(Path(sys.executable).resolve())
+ABANDON_AFTER = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The same behaviour as Python source and as a script of the fake."""
+
+    source: str
+    script: Script
+    argv: tuple[str, ...] = ()
+    """Instead of ``source``."""
+
+
+class Harness(Protocol):
+    """One runtime under test."""
+
+    runtime: Runtime
+
+    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan: ...  # noqa: B008
+
+    def successor(self) -> Runtime:
+        """A runtime as a later supervisor of the same node would make it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Places:
+    """Directories and leases of a node in a test."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=lambda: {"PATH": os.defpath})
+    leases: list[LeaseFile] = field(default_factory=list)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def plan(self, argv: tuple[str, ...], limits: Limits) -> LaunchPlan:
+        attempt = AttemptId(job_id=f"job-{next(self._numbers)}", fence=1)
+        lease = LeaseFile.acquire(self.root / "leases", f"slot-{attempt.job_id}", {})
+        assert lease is not None
+        self.leases.append(lease)
+        return LaunchPlan(
+            attempt=attempt,
+            argv=argv,
+            env=self.env,
+            data=None,
+            checkpoints=self.root / "checkpoints" / str(attempt),
+            output=self.root / "output" / str(attempt),
+            scratch=self.root / "scratch" / str(attempt),
+            state=self.state / "attempts" / str(attempt),
+            limits=limits,
+            grant=Grant(slot="cpu0", fds=(lease.fd,)),
+        )
+
+    def release(self) -> None:
+        """Close this process's copies of the leases, as a slot does after the start."""
+        for lease in self.leases:
+            lease.close()
+
+    def leases_held(self) -> list[Path]:
+        return [lease.path for lease in self.leases if held(lease.path)]
+
+    def left_behind(self) -> list[Path]:
+        """Directories of attempts that should not be there any more."""
+        places = (self.state / "attempts", self.root / "scratch")
+        return [path for place in places if place.is_dir() for path in place.iterdir()]
+
+
+class NativeHarness:
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.runtime: Runtime = self._make()
+        self._made = [self.runtime]
+
+    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
+        argv = program.argv or (PYTHON, "-S", "-c", program.source)
+        return self.places.plan(argv, limits)
+
+    def successor(self) -> Runtime:
+        made = self._make()
+        self._made.append(made)
+        return made
+
+    def close(self) -> None:
+        for handle in self._made[0].recover():
+            handle.remove()
+        for made in self._made:
+            made.close()
+
+    def _make(self) -> Runtime:
+        return NativeRuntime(state_root=self.places.state, abandon_after=ABANDON_AFTER)
+
+
+class FakeHarness:
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self._host = FakeHost()
+        self._scripts: dict[AttemptId, Script] = {}
+        self.runtime: Runtime = self._make()
+
+    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
+        plan = self.places.plan(program.argv or ("fake",), limits)
+        self._scripts[plan.attempt] = program.script
+        return plan
+
+    def successor(self) -> Runtime:
+        return self._make()
+
+    def close(self) -> None:
+        for handle in self.runtime.recover():
+            handle.remove()
+
+    def _make(self) -> Runtime:
+        return FakeRuntime(
+            lambda plan: self._scripts[plan.attempt], host=self._host, abandon_after=ABANDON_AFTER
+        )
+
+
+HARNESSES: dict[str, Callable[[Places], Harness]] = {"native": NativeHarness, "fake": FakeHarness}
+
+
+def soon(seconds: float = 60.0) -> float:
+    """A deadline that is far enough away."""
+    return time.monotonic() + seconds
+
+
+@dataclass
+class Heard:
+    """What was read of one attempt; checks the offsets as it goes."""
+
+    streams: dict[Stream, bytearray] = field(
+        default_factory=lambda: {s: bytearray() for s in Stream}
+    )
+    first: dict[Stream, int] = field(default_factory=dict)
+    exit: ExitStatus | None = None
+
+    def take(self, item: Chunk | ExitStatus | None) -> None:
+        if isinstance(item, ExitStatus):
+            self.exit = item
+        elif item is not None:
+            got = self.streams[item.stream]
+            start = self.first.setdefault(item.stream, item.offset)
+            assert item.offset == start + len(got), "bytes are missing or came twice"
+            got += item.data
+
+    @property
+    def out(self) -> bytes:
+        return bytes(self.streams[Stream.STDOUT])
+
+    @property
+    def err(self) -> bytes:
+        return bytes(self.streams[Stream.STDERR])
+
+
+def hear(
+    handle: Handle,
+    *,
+    until: Callable[[Heard], bool] = lambda heard: heard.exit is not None,
+    ack: bool = True,
+    timeout: float = 20.0,
+) -> Heard:
+    """Read until the condition holds (by default: to the end)."""
+    heard = Heard()
+    give_up = time.monotonic() + timeout
+    while not until(heard):
+        assert time.monotonic() < give_up, f"waited {timeout} s; heard {heard.out[-200:]!r}"
+        item = handle.read(0.5)
+        heard.take(item)
+        if ack and isinstance(item, Chunk):
+            handle.ack(item.stream, item.offset + len(item.data))
+    return heard

@@ -1,0 +1,34 @@
+"""Stands in for a Celery worker where a test is about the agent alone: same signals, same files.
+
+Usage: stand_in_worker.py [crash | deaf | silent | child]...
+
+While the file ``SLOT.job`` is beside the ready file, a job is in progress: SIGTERM waits for it.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+modes = sys.argv[1:]
+slots = Path(os.environ["CYXWIZ_STATE_DIR"]) / "slots"
+slot = os.environ["CYXWIZ_SLOT"]
+if "crash" in modes:
+    print("cannot go on: the disk is made of cheese", flush=True)
+    sys.exit(3)
+
+asked = []
+for name in (signal.SIGTERM, signal.SIGQUIT):
+    signal.signal(name, lambda number, _: asked.append(number))
+if "child" in modes and os.fork() == 0:
+    (slots / f"{slot}.child").write_text(str(os.getpid()))
+    signal.pause()
+    os._exit(0)
+if "silent" not in modes:
+    (slots / f"{slot}.ready").write_text(str(os.getpid()))
+while "deaf" in modes or not asked:
+    time.sleep(0.01)
+while signal.SIGQUIT not in asked and (slots / f"{slot}.job").exists():
+    time.sleep(0.01)
+(slots / f"{slot}.last").write_text(signal.Signals(asked[-1]).name)

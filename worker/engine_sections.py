@@ -1,0 +1,96 @@
+"""The sections about container engines; their limits hold for every runtime."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from worker.section import PATH, AbsolutePath, Amount, Flag, Section
+
+_MB: Final = "MiB, a whole number; 0: the cap"
+
+
+class PullPolicy(StrEnum):
+    """When an image is pulled."""
+
+    ALWAYS = "always"
+    NEVER = "never"
+    IF_NOT_PRESENT = "if-not-present"
+
+
+class LimitsSection(Section):
+    """An amount of 0 means the cap: what `max_limits` says, and there what the host has."""
+
+    memory_mb: Amount = Field(0, description=_MB)
+    cpu_cores: float = Field(0, ge=0, description="a number of cores; 0: the cap")
+    shm_size_mb: Amount = Field(0, description=_MB)
+    pids: Amount = Field(0, description="a whole number of processes and threads; 0: the cap")
+
+
+class SecuritySection(Section):
+    read_only_root: Flag = True
+    no_network: Flag = True
+    drop_capabilities: Flag = True
+
+
+class CleanupSection(Section):
+    remove_containers: Flag = True
+    keep_logs_hours: Amount = Field(24, description="a whole number of hours, at least 0")
+
+
+def _default_limits() -> LimitsSection:
+    return LimitsSection(memory_mb=16_384, cpu_cores=4, shm_size_mb=2_048, pids=1_024)
+
+
+class DockerSection(Section):
+    """Docker; its limits, security and images hold for every runtime that can keep them."""
+
+    enabled: Flag = True
+    socket: AbsolutePath = Field(Path("/var/run/docker.sock"), description=PATH)
+    registry: str = Field(
+        "docker.io/cyxwiz",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}$",
+        description="a registry and the path in it, such as docker.io/cyxwiz",
+    )
+    pull_policy: PullPolicy = Field(
+        PullPolicy.IF_NOT_PRESENT, strict=False, description="always, never or if-not-present"
+    )
+    preload_images: tuple[str, ...] = Field(
+        ("cyxwiz/executor:cuda12-latest", "cyxwiz/executor:cpu-latest"),
+        strict=False,
+        description="a list of image references",
+    )
+    default_limits: LimitsSection = Field(
+        default_factory=_default_limits, description="what a job gets that asks for nothing"
+    )
+    max_limits: LimitsSection = Field(
+        default_factory=LimitsSection, description="the most that a job may ask for"
+    )
+    security: SecuritySection = Field(default_factory=SecuritySection)
+    cleanup: CleanupSection = Field(default_factory=CleanupSection)
+
+    @field_validator("default_limits", mode="before")
+    @classmethod
+    def _fill_defaults(cls, value: object) -> object:
+        """One limit in the file leaves the other three as they are."""
+        return {**_default_limits().model_dump(), **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _defaults_within_caps(self) -> Self:
+        for name in LimitsSection.model_fields:
+            most, default = getattr(self.max_limits, name), getattr(self.default_limits, name)
+            if "default_limits" in self.model_fields_set and 0 < most < default:
+                raise ValueError(
+                    f"default_limits.{name} is {default}, above max_limits.{name}, {most}"
+                )
+        return self
+
+
+class PodmanSection(Section):
+    enabled: Flag = True
+    socket: AbsolutePath | None = Field(
+        None, description=f"{PATH}; left out: the socket of the node's own user"
+    )

@@ -1,0 +1,213 @@
+"""The supervisor's end of the connection to a keeper."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import struct
+import threading
+from pathlib import Path
+
+from tasks.errors import KeeperError
+from worker.keeper import protocol
+from worker.keeper.conversation import SOCKET_NAME
+from worker.plan import AttemptId, ExitStatus, StopCause
+from worker.runtimes.base import Chunk, Status, Stream
+
+_STREAMS = (Stream.STDOUT, Stream.STDERR)
+_SEND_WITHIN = struct.pack("ll", 5, 0)  # a struct timeval
+
+
+class KeeperLink:
+    """Frames to and from one keeper. Any thread may send; one thread reads.
+
+    A thread of its own receives, so that a beat or a pause never waits for whoever reads output.
+    What it holds is bounded: a keeper sends no more than a spool beyond what was acknowledged.
+    """
+
+    def __init__(self, connection: socket.socket, attempt: AttemptId, hello_within: float) -> None:
+        """Wait for the keeper's hello, then receive.
+
+        Raises:
+            KeeperError: there is none within ``hello_within`` seconds; ``connection`` is closed.
+        """
+        self.attempt = attempt
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._arrived: queue.SimpleQueue[Chunk | ExitStatus | KeeperError] = queue.SimpleQueue()
+        self._offsets = [0] * protocol.STREAMS
+        self._begun = [False] * protocol.STREAMS
+        self._end: ExitStatus | KeeperError | None = None
+        self._exit: ExitStatus | None = None
+        self._detached = False
+        try:
+            hello = self._greet(hello_within)
+        except BaseException:
+            connection.close()
+            raise
+        self.keeper_pid = hello["keeper"]
+        self.job_pid = hello["job"]
+        self._status = Status.PAUSED if hello["paused"] else Status.RUNNING
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
+        self._receiver = threading.Thread(
+            target=self._receive, name=f"keeper-{attempt}", daemon=True
+        )
+        self._receiver.start()
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @property
+    def detached(self) -> bool:
+        return self._detached
+
+    def read(self, timeout: float) -> Chunk | ExitStatus | None:
+        """See `worker.runtimes.base.Handle.read`.
+
+        Raises:
+            KeeperError: the keeper is gone and did not say how the attempt ended, or this link was
+                detached, or a newer supervisor has taken over.
+        """
+        if self._detached:
+            # whatever has arrived since the last acknowledgement is the successor's
+            raise KeeperError(f"{self.attempt}: this handle was detached")
+        if self._end is None:
+            try:
+                item = self._arrived.get(timeout=max(0.0, timeout))
+            except queue.Empty:
+                return None
+            if isinstance(item, Chunk):
+                return item
+            self._end = item
+        if isinstance(self._end, KeeperError):
+            raise self._end
+        return self._end
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame. Does nothing once the exit is known.
+
+        Raises:
+            KeeperError: nobody is there to receive it.
+        """
+        if self._exit is not None and not self._detached:
+            return
+        self.send_always(frame)
+
+    def send_always(self, frame: bytes) -> None:
+        """Send one frame to the keeper, also one that only waits to be released."""
+        with self._sending:
+            if self._detached:
+                raise KeeperError(f"{self.attempt}: this handle was detached")
+            try:
+                self._connection.send(frame)
+            except OSError as error:
+                raise KeeperError(
+                    f"{self.attempt}: the keeper cannot be reached: {error}"
+                ) from error
+
+    def ack(self, stream: Stream, offset: int) -> None:
+        self.send_always(protocol.ack_frame(_STREAMS.index(stream), offset))
+
+    def close(self) -> None:
+        """Let go. Safe to call twice."""
+        with self._sending:
+            if self._detached:
+                return
+            self._detached = True
+        with contextlib.suppress(OSError):  # the keeper was faster
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._receiver.join()
+        self._connection.close()
+
+    def _greet(self, within: float) -> protocol.Hello:
+        self._connection.settimeout(within)
+        try:
+            frame = self._connection.recv(protocol.FRAME_BYTES)
+        except OSError as error:
+            raise KeeperError(f"{self.attempt}: the keeper says nothing: {error}") from error
+        finally:
+            self._connection.settimeout(None)
+        if frame and frame[0] == protocol.FAILED:
+            raise KeeperError(f"{self.attempt}: {protocol.parse_json(frame)['error']}")
+        if not frame or frame[0] != protocol.HELLO:
+            raise KeeperError(f"{self.attempt}: the keeper ended before it said hello")
+        hello: protocol.Hello = protocol.parse_json(frame)
+        return hello
+
+    def _receive(self) -> None:
+        buffer = memoryview(bytearray(protocol.FRAME_BYTES))
+        try:
+            while size := self._connection.recv_into(buffer):
+                self._take(buffer[:size])
+        except OSError:
+            pass  # as good as its end
+        if self._exit is None:
+            self._status = Status.GONE
+            self._arrived.put(KeeperError(f"{self.attempt}: {self._loss()}"))
+
+    def _loss(self) -> str:
+        if self._detached:
+            return "this handle was detached"
+        return "the keeper is gone, or another supervisor has taken over"
+
+    def _take(self, frame: memoryview) -> None:
+        match frame[0]:
+            case protocol.DATA:
+                self._deliver(*protocol.parse_data(frame))
+            case protocol.STATE:
+                self._status = Status.PAUSED if protocol.parse_state(frame) else Status.RUNNING
+            case protocol.EXIT if self._exit is None:
+                self._exit = exit_status(protocol.parse_json(frame))
+                self._status = Status.EXITED
+                self._arrived.put(self._exit)
+
+    def _deliver(self, stream: int, offset: int, data: bytes) -> None:
+        """Hand on what is new; a keeper may send twice, never skip."""
+        if not self._begun[stream]:
+            self._begun[stream] = True
+            self._offsets[stream] = offset
+        known = self._offsets[stream] - offset
+        if known >= len(data):
+            return
+        if known < 0:
+            raise OSError(f"{-known} bytes of {_STREAMS[stream]} are missing at {offset}")
+        fresh = data[known:]
+        self._arrived.put(Chunk(stream=_STREAMS[stream], offset=offset + known, data=fresh))
+        self._offsets[stream] += len(fresh)
+
+
+def exit_status(content: protocol.Exit) -> ExitStatus:
+    """The keeper's word for it as the node's."""
+    cause = content["cause"]
+    return ExitStatus(
+        code=content["code"],
+        signal=content["signal"],
+        cause=StopCause(cause) if cause else None,
+        oom=content["oom"],
+        error=content["error"],
+        cpu_seconds=content["cpu_seconds"],
+        max_rss_mb=content["max_rss_mb"],
+        wall_seconds=content["wall_seconds"],
+    )
+
+
+def connect(directory: Path) -> socket.socket:
+    """Connect to the keeper that looks after ``directory``.
+
+    Raises:
+        OSError: none listens there.
+    """
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.settimeout(5)
+        connection.connect(f"/proc/self/fd/{place}/{SOCKET_NAME}")
+    except OSError:
+        connection.close()
+        raise
+    finally:
+        os.close(place)
+    return connection

@@ -1,0 +1,140 @@
+"""The keeper's side of its connection: never blocks, whatever the supervisor does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+
+from worker.keeper import protocol
+from worker.keeper.spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+SOCKET_NAME: Final = "keeper.sock"
+
+
+def listen(directory: str) -> socket.socket:
+    """Listen on ``directory``/keeper.sock, for this user alone.
+
+    The path goes through /proc/self/fd: a socket's own may have 107 bytes at most.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    try:
+        before = os.umask(0o177)
+        try:
+            listener.bind(f"/proc/self/fd/{place}/{SOCKET_NAME}")
+        finally:
+            os.umask(before)
+        listener.listen(4)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.close(place)
+    return listener
+
+
+def trusted(connection: socket.socket) -> bool:
+    """Whether the peer is this user or root."""
+    size = struct.calcsize("3i")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+
+
+class Conversation:
+    """Frames to and from the supervisor that is attached, if one is.
+
+    Control frames go first, then data, then the farewell (the exit), which stays for whoever
+    attaches next.
+    """
+
+    def __init__(self, spools: list[Spool]) -> None:
+        self._spools = spools
+        self._connection: socket.socket | None = None
+        self._control: deque[bytes] = deque()
+        self._farewell: bytes | None = None
+        self._farewell_sent = False
+        self.blocked = False
+        """The supervisor's buffer is full: go on when the socket is writable."""
+
+    @property
+    def fd(self) -> int:
+        """The connection's descriptor, or -1."""
+        return self._connection.fileno() if self._connection else -1
+
+    def attach(self, connection: socket.socket, greeting: bytes) -> None:
+        """Talk to this supervisor from now on; the newest one is the one that counts."""
+        self.drop()
+        connection.setblocking(False)
+        self._connection = connection
+        self._control = deque((greeting,))
+        self._farewell_sent = False
+        for spool in self._spools:
+            spool.rewind()
+
+    def drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._control.clear()
+        self.blocked = False
+
+    def say(self, frame: bytes) -> None:
+        """Send a control frame; without a supervisor there is nobody to tell."""
+        if self._connection is not None:
+            self._control.append(frame)
+
+    def bid_farewell(self, frame: bytes) -> None:
+        self._farewell = frame
+
+    def hear(self) -> bytes | None:
+        """The next frame, b'' at the end of the connection, None if there is none now."""
+        if self._connection is None:
+            return None
+        try:
+            return self._connection.recv(protocol.FRAME_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def flush(self) -> bool:
+        """Send what can be sent now. False: the connection is broken."""
+        self.blocked = False
+        while self._connection is not None and (waiting := self._next()) is not None:
+            spool, frame = waiting
+            try:
+                self._connection.send(frame)
+            except BlockingIOError:
+                self.blocked = True
+                return True
+            except OSError:
+                return False
+            self._sent(spool, frame)
+        return True
+
+    def _next(self) -> tuple[int, bytes] | None:
+        """The next frame, with the index of the spool it comes from (-1: none)."""
+        if self._control:
+            return -1, self._control[0]
+        for index, spool in enumerate(self._spools):
+            if spool.sent < spool.end:
+                return index, protocol.data_frame(index, spool.sent, spool.next())
+        if self._farewell is not None and not self._farewell_sent:
+            return -1, self._farewell
+        return None
+
+    def _sent(self, index: int, frame: bytes) -> None:
+        if index >= 0:
+            stream, offset, data = protocol.parse_data(memoryview(frame))
+            self._spools[stream].sent = offset + len(data)
+        elif self._control:
+            self._control.popleft()
+        else:
+            self._farewell_sent = True

@@ -1,0 +1,98 @@
+"""The lock of an attempt's directory: held from before the keeper's birth until after its death.
+
+Whoever starts an attempt takes it and passes the open file to the keeper; so "free" always means
+that no keeper looks after the directory, and whoever settles it takes the lock first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.plan import AttemptId
+
+LOCK_NAME = "keeper.lock"
+_RETRY = 0.002
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeeperRecord:
+    """What a keeper writes into its lock."""
+
+    attempt: AttemptId
+    pid: int
+    start: int
+    """Clock ticks since boot at which the keeper started."""
+    slot: str
+    scratch: Path
+    leases: tuple[Path, ...]
+
+
+def take(directory: Path, patience: float = 1.0) -> int | None:
+    """Take the lock of ``directory``: its descriptor, or None while somebody else has it.
+
+    ``patience``: seconds to wait, since `alive` holds it for an instant.
+
+    Raises:
+        FileNotFoundError: there is no such directory (any more).
+    """
+    path = directory / LOCK_NAME
+    until = time.monotonic() + patience
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever settled the directory meanwhile has deleted the file that was opened here.
+            if _same(fd, path):
+                return fd
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(fd)
+                return None
+            time.sleep(_RETRY)
+        os.close(fd)
+
+
+def alive(directory: Path) -> bool:
+    """Whether a keeper looks after ``directory`` (or somebody starts or settles one in it)."""
+    try:
+        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
+
+
+def read(directory: Path) -> KeeperRecord | None:
+    """What the keeper wrote; None if it did not come to that."""
+    try:
+        content = json.loads((directory / LOCK_NAME).read_bytes())
+        return KeeperRecord(
+            attempt=AttemptId(job_id=str(content["job_id"]), fence=int(content["fence"])),
+            pid=int(content["pid"]),
+            start=int(content["start"]),
+            slot=str(content["slot"]),
+            scratch=Path(content["scratch"]),
+            leases=tuple(Path(lease) for lease in content["leases"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _same(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -1,0 +1,182 @@
+"""Clears up after a dead keeper, before its devices are granted again.
+
+The job's main process died with its keeper; a daemon that it left behind did not. Such survivors
+are known by the marker in their environment, which an exec without it sheds, or by the lease that
+they inherited, which closing it sheds: they are looked for by both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import PlatformError
+from worker.devices.leases import held
+from worker.keeper import lock, procfs, protocol
+
+_AGAIN = 0.01
+
+
+class Settlement(StrEnum):
+    """What came of it."""
+
+    ALIVE = "alive"
+    """A keeper looks after the attempt, or somebody settles it: nothing was touched."""
+    SETTLED = "settled"
+    """No process of it is left, and its state is deleted."""
+    BLOCKED = "blocked"
+    """Something holds a lease and could not be ended: do not grant it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """What `settle` found and did."""
+
+    directory: Path
+    outcome: Settlement
+    killed: tuple[int, ...] = ()
+    """Process ids that were sent SIGKILL."""
+    held: tuple[Path, ...] = ()
+    """Leases that are still held."""
+
+
+def settle(directory: Path, leases: Iterable[Path] = (), timeout: float = 10.0) -> Settled:
+    """Kill what a dead keeper left of the attempt in ``directory``, and delete its state.
+
+    ``leases`` are lease files of the attempt beside those that its keeper recorded. Takes at most
+    ``timeout`` seconds. Safe to call again, also where there is nothing.
+
+    Raises:
+        PlatformError: this host has no /proc, so nobody can tell.
+    """
+    if not Path("/proc/self/stat").exists():
+        raise PlatformError(f"{sys.platform} has no /proc: survivors of a keeper cannot be found")
+    try:
+        guard = lock.take(directory, patience=0.1)
+    except FileNotFoundError:
+        return Settled(directory=directory, outcome=Settlement.SETTLED)
+    if guard is None:
+        return Settled(directory=directory, outcome=Settlement.ALIVE)
+    try:
+        record = lock.read(directory)
+        paths = {*leases, *(record.leases if record else ())}
+        marker = str(directory.resolve())
+        hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
+        over = hunt.run(time.monotonic() + timeout)
+        blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
+        if over and not blocking:
+            if record is not None:
+                remove_tree(record.scratch)
+            remove_tree(directory)
+            outcome = Settlement.SETTLED
+        else:
+            outcome = Settlement.BLOCKED
+        return Settled(
+            directory=directory, outcome=outcome, killed=tuple(hunt.killed), held=blocking
+        )
+    finally:
+        os.close(guard)
+
+
+class _Hunt:
+    """Finds and kills the survivors of one attempt."""
+
+    def __init__(self, *, marker: str, leases: set[Path], since: int | None) -> None:
+        self._marker = f"{protocol.MARKER}={marker}".encode()
+        self._leases = {_identity(path) for path in leases} - {None}
+        # What ran before the keeper did is no descendant of it: a slot worker that has not yet
+        # closed its own copy of the grant is not to be killed for it.
+        self._since = since
+        self.killed: list[int] = []
+
+    def run(self, until: float) -> bool:
+        """Kill until a pass finds nobody. False: somebody is left at ``until``."""
+        while survivors := list(self._survivors()):
+            for entry in survivors:
+                if procfs.send(entry, signal.SIGKILL) and entry.pid not in self.killed:
+                    self.killed.append(entry.pid)
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_AGAIN)
+        return True
+
+    def blocks(self, path: Path) -> bool:
+        """Whether a lease is held by something that can only be a survivor out of reach.
+
+        A slot worker of before the keeper may hold it rightly: it has not let go of its grant yet.
+        """
+        if not held(path):
+            return False
+        identity = _identity(path)
+        return not any(
+            self._elder(entry) and _holds(pid, {identity})
+            for pid in procfs.pids()
+            if (entry := procfs.process(pid)) is not None
+        )
+
+    def _survivors(self) -> Iterable[procfs.Process]:
+        own = os.getpid()
+        for pid in procfs.pids():
+            entry = None if pid == own else procfs.process(pid)
+            if entry is None or entry.dead or self._elder(entry):
+                continue
+            environ = procfs.read_bytes(f"/proc/{pid}/environ") or b""
+            marked = self._marker in environ.split(b"\0")
+            if marked or (self._since is not None and _holds(pid, self._leases)):
+                yield entry
+
+    def _elder(self, entry: procfs.Process) -> bool:
+        return self._since is not None and entry.start < self._since
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        there = path.stat()
+    except OSError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def _holds(pid: int, leases: set[Any]) -> bool:
+    """Whether ``pid`` has one of these files open *with its lock*: not merely to look at it."""
+    try:
+        fds = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for fd in fds:
+        try:
+            there = fd.stat()
+        except OSError:
+            continue
+        if (there.st_dev, there.st_ino) in leases:
+            locks = procfs.read_bytes(f"/proc/{pid}/fdinfo/{fd.name}") or b""
+            if b"FLOCK" in locks and b"WRITE" in locks:
+                return True
+    return False
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory with all that is in it, also what its owner made unreadable."""
+
+    def open_up(function: Callable[..., Any], name: str, _: object) -> None:
+        parent = Path(name).parent
+        with contextlib.suppress(OSError):
+            parent.chmod(stat.S_IRWXU)
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(Path(name).lstat().st_mode):
+                Path(name).chmod(stat.S_IRWXU)
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                function(name)
+
+    shutil.rmtree(path, onerror=open_up)

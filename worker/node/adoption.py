@@ -1,0 +1,142 @@
+"""What earlier processes of this node left: attempts of dead keepers, directories of no attempt.
+
+Attempts whose keeper lives are left alone: the keeper ends them by itself when nobody comes, and
+until then a supervisor may take them over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from tasks.errors import KeeperError
+from worker.devices import leases
+from worker.keeper import lock, procfs
+from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.node.log import event
+from worker.node.paths import NodePaths
+from worker.plan import ExitStatus
+from worker.runtimes.base import Chunk, Handle
+from worker.runtimes.native import NativeRuntime
+
+_SETTLE_WITHIN = 2.0
+"""Seconds for one attempt: the agent has other things to look after."""
+_MARGIN = 2.0
+_READ_FOR = 0.1
+
+
+class Leftovers:
+    """Clears up in one state directory. Everything here may be called again.
+
+    A slot with a living worker is that worker's to settle: clearing up under it could end what it
+    has just started.
+    """
+
+    def __init__(self, paths: NodePaths) -> None:
+        self._paths = paths
+
+    def settle(self, busy: Collection[str]) -> None:
+        """Settle the attempts of dead keepers in slots other than ``busy``."""
+        for directory in self._attempts():
+            record = lock.read(directory)
+            if record is None and busy:
+                continue  # perhaps one that a worker begins at this moment
+            if record is None or record.slot not in busy:
+                self._settle(directory, record.slot if record else None)
+
+    def settle_slot(self, slot: str) -> None:
+        """Settle the attempts of dead keepers in ``slot``, which has no living worker."""
+        for directory in self._attempts():
+            record = lock.read(directory)
+            if record is not None and record.slot == slot:
+                self._settle(directory, slot)
+
+    def end_all(self, grace: float) -> list[Path]:
+        """End every attempt: SIGTERM, then SIGKILL after ``grace`` seconds. For a node that stops.
+
+        Returns the directories of what could not be ended.
+        """
+        # abandon_after is for attempts that are started, and none is
+        runtime = NativeRuntime(state_root=self._paths.state_dir, abandon_after=0)
+        handles = runtime.recover()
+        try:
+            for handle in handles:
+                event("attempt.ending", attempt=str(handle.attempt))
+                with contextlib.suppress(KeeperError):
+                    handle.stop(grace)
+            until = time.monotonic() + grace + _MARGIN
+            for handle in handles:
+                _end(handle, until)
+        finally:
+            runtime.close()
+        for directory in self._attempts():
+            _kill_keeper(directory)
+            record = lock.read(directory)
+            self._settle(directory, record.slot if record else None)
+        return self._attempts()
+
+    def clear_work(self, before: float | None) -> None:
+        """Delete scratch directories of no attempt.
+
+        ``before`` (seconds since the epoch): only those that were there by then, since a living
+        worker may be about to start an attempt in a newer one; None: all of them.
+        """
+        for directory in _directories(self._paths.work):
+            with contextlib.suppress(FileNotFoundError):
+                newer = before is not None and directory.stat().st_mtime >= before
+                if not newer and not (self._paths.attempts / directory.name).exists():
+                    event("work.removed", directory=directory.name)
+                    remove_tree(directory)
+
+    def _attempts(self) -> list[Path]:
+        return _directories(self._paths.attempts)
+
+    def _settle(self, directory: Path, slot: str | None) -> None:
+        if lock.alive(directory):
+            return
+        held = () if slot is None else (self._paths.leases / (slot + leases.SUFFIX),)
+        done = settle(directory, held, timeout=_SETTLE_WITHIN)
+        if done.outcome is not Settlement.ALIVE:
+            blocked = done.outcome is Settlement.BLOCKED
+            event(
+                f"attempt.{done.outcome}",
+                level=logging.ERROR if blocked else logging.INFO,
+                attempt=directory.name,
+                killed=list(done.killed),
+                held=[str(path) for path in done.held],
+            )
+
+
+def _directories(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+
+def _end(handle: Handle, until: float) -> None:
+    """Read to the end, so that a full spool keeps nothing from ending; then remove."""
+    with contextlib.suppress(KeeperError):
+        while time.monotonic() < until:
+            item = handle.read(_READ_FOR)
+            if isinstance(item, ExitStatus):
+                break
+            if isinstance(item, Chunk):
+                handle.ack(item.stream, item.offset + len(item.data))
+        else:
+            handle.fence()
+        handle.remove()
+
+
+def _kill_keeper(directory: Path) -> None:
+    """End a keeper that does not answer: its job dies with it."""
+    record = lock.read(directory)
+    entry = None if record is None else procfs.process(record.pid)
+    if record is None or entry is None or entry.start != record.start:
+        return
+    if procfs.send(entry, signal.SIGKILL):
+        event("keeper.killed", level=logging.WARNING, attempt=directory.name, pid=record.pid)
+        until = time.monotonic() + _MARGIN
+        while lock.alive(directory) and time.monotonic() < until:
+            time.sleep(0.01)

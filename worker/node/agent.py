@@ -1,0 +1,319 @@
+"""The agent: one process per node that keeps a Celery worker in each slot, and the node known.
+
+It may die without harm: the slot workers go on, and the next agent of the state directory takes
+them over. One SIGTERM or SIGINT drains (jobs in progress end first), a second one has jobs handed
+back, a third one kills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import redis
+
+from tasks.settings import Settings
+from worker.config import NodeConfig, ensure_supported_platform
+from worker.node import slot_records, systemd
+from worker.node.adoption import Leftovers
+from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
+from worker.node.log import event
+from worker.node.paths import NodePaths
+from worker.node.registry import (
+    Heartbeat,
+    NodeRecord,
+    NodeRegistry,
+    NodeState,
+    SlotEntry,
+    usable_cores,
+)
+from worker.node.restarts import RestartPolicy
+from worker.node.slot_worker import SlotWorker, WorkerState
+from worker.node.slots import (
+    Launch,
+    Slot,
+    celery_command,
+    celery_env,
+    cpu_slots,
+    digest_of,
+)
+from worker.node.stop_bell import StopBell
+
+_TIDY_EVERY: Final = 30.0
+
+
+class Service(Protocol):
+    """Something that runs beside the slots, on threads of its own, as long as the agent does."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """Returns when its threads have ended. Safe to call twice."""
+        ...
+
+
+class Agent:
+    """A node's agent. `run` it in the main thread, or call `request_stop` from another."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        settings: Settings,
+        *,
+        config_path: Path | None = None,
+        command: Callable[[Slot], list[str]] | None = None,
+        env: Mapping[str, str] | None = None,
+        log_to_stderr: bool = False,
+        drain: float | None = None,
+        kill_after: float = 15.0,
+        restarts: RestartPolicy | None = None,
+        services: Callable[[NodeIdentity], Sequence[Service]] = lambda identity: (),
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """
+        ``settings``: the Redis that is really used, which slot workers are told.
+        ``config_path``: the file that ``config`` was read from; slot workers read it too.
+        ``command``: the command line of a slot's worker (default: Celery's).
+        ``env``: what slot workers inherit (default: this process's environment).
+        ``drain``: seconds that jobs in progress have at a stop; None: as long as they take.
+        ``kill_after``: seconds that a slot worker has to hand its job back.
+        ``services``: made once the node has its identity.
+        ``say``: takes the lines for people (default: stdout).
+        """
+        self._config = config
+        self._settings = settings
+        self._drain = drain
+        self._make_services = services
+        self._say = say or _say
+        self._paths = NodePaths(state_dir=config.node.state_dir)
+        self._leftovers = Leftovers(self._paths)
+        self._launch = Launch(
+            command=command or celery_command(config.node.name),
+            env=celery_env(
+                config,
+                settings,
+                config_path=config_path,
+                inherited=os.environ if env is None else env,
+            ),
+            digest=digest_of(config, settings),
+            log_to_stderr=log_to_stderr,
+            restarts=restarts or RestartPolicy(),
+            kill_after=kill_after,
+        )
+        self._slots = cpu_slots(config.slots.cpu_slots(usable_cores()))
+        self._workers: list[SlotWorker] = []
+        self._state = NodeState.STARTING
+        self._ready = threading.Event()
+        self._bell = StopBell()
+        self._obeyed = 0
+        self._drain_until: float | None = None
+        self._tidy_at = 0.0
+        self._said: dict[str, int | None] = {}
+        self._shown: tuple[SlotEntry, ...] = ()
+
+    def run(self) -> int:
+        """Serve until stopped; the exit code.
+
+        Raises:
+            PlatformError: this host cannot be a node.
+            ConfigError: the state directory is not safe to use.
+            NodeConflict: another agent has the state directory, or a live node the name.
+            RedisUnavailable: Redis does not answer.
+        """
+        ensure_supported_platform()
+        require_pidfd()
+        self._paths.create()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(AgentLock.take(self._paths))
+            self._settings.check()
+            stack.enter_context(self._bell)
+            identity = identify(self._config.node.name, self._paths)
+            client = self._settings.connect()
+            stack.callback(client.close)
+            registry = NodeRegistry(client, self._settings.keys, identity)
+            registry.beat(self._record(identity))
+            stack.callback(_leave, registry)
+            event("node.started", node=identity.name, pid=identity.pid, slots=len(self._slots))
+            heartbeat = Heartbeat(registry, lambda: self._record(identity))
+            self._take_over()
+            stack.callback(self._let_go)
+            heartbeat.start()
+            stack.callback(heartbeat.stop)
+            for service in self._make_services(identity):
+                service.start()
+                stack.callback(service.stop)
+            self._serve(heartbeat)
+            self._end_attempts()
+        event("node.stopped", node=identity.name)
+        return 0
+
+    def request_stop(self) -> None:
+        """Drain; asked again: have jobs handed back; a third time: kill. From any thread."""
+        self._bell.ring()
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Whether every slot took jobs within ``timeout`` seconds. From another thread."""
+        return self._ready.wait(timeout)
+
+    # --- start
+
+    def _take_over(self) -> None:
+        """Adopt what an earlier agent left, and clear up what nobody looks after."""
+        now = time.monotonic()
+        configured = {slot.name for slot in self._slots}
+        retired = [
+            Slot(name=name) for name in slot_records.recorded(self._paths) if name not in configured
+        ]
+        adopted = []
+        for slot in (*self._slots, *retired):
+            worker = SlotWorker(
+                slot,
+                paths=self._paths,
+                launch=self._launch,
+                before_start=lambda slot: self._leftovers.settle_slot(slot.name),
+            )
+            since = slot_records.started(self._paths, slot.name)
+            if worker.adopt(now):
+                adopted.append(since)
+            if slot.name not in configured:
+                worker.drain()
+            self._workers.append(worker)
+        self._leftovers.settle(self._busy())
+        self._leftovers.clear_work(min(adopted) if adopted else None)
+        self._tidy_at = now + _TIDY_EVERY
+
+    # --- the loop
+
+    def _serve(self, heartbeat: Heartbeat) -> None:
+        while True:
+            now = time.monotonic()
+            self._obey(now)
+            for worker in self._workers:
+                worker.step(now)
+            if now >= self._tidy_at:
+                self._leftovers.settle(self._busy())
+                self._tidy_at = now + _TIDY_EVERY
+            self._tell(heartbeat)
+            stopped = all(worker.state is WorkerState.STOPPED for worker in self._workers)
+            if self._obeyed and stopped:
+                return
+            self._wait(now)
+
+    def _obey(self, now: float) -> None:
+        """Do what was asked for by `request_stop`, and what time asks for."""
+        overdue = self._obeyed == 1 and self._drain_until is not None and now >= self._drain_until
+        wanted = max(self._bell.rings, 2 if overdue else 0)
+        if wanted >= 1 and self._obeyed < 1:
+            event("node.draining", bound=self._drain)
+            systemd.notify("STOPPING=1")
+            self._state = NodeState.DRAINING
+            self._drain_until = None if self._drain is None else now + self._drain
+            for worker in self._workers:
+                worker.drain()
+        if wanted >= 2 and self._obeyed < 2:
+            event("node.quitting", level=logging.WARNING)
+            for worker in self._workers:
+                worker.quit(now)
+        if wanted >= 3 and self._obeyed < 3:
+            for worker in self._workers:
+                worker.kill()
+        self._obeyed = max(self._obeyed, wanted)
+
+    def _tell(self, heartbeat: Heartbeat) -> None:
+        """Say what has changed: to people, to systemd, to the cluster."""
+        for worker in self._workers:
+            name = worker.slot.name
+            if worker.state is WorkerState.READY and self._said.get(name) != worker.pid:
+                self._said[name] = worker.pid
+                self._say(f"{name} ready (pid {worker.pid})")
+        configured = self._workers[: len(self._slots)]
+        if self._state is NodeState.STARTING and all(
+            worker.state is WorkerState.READY for worker in configured
+        ):
+            self._state = NodeState.READY
+            self._ready.set()
+            self._say("node ready")
+            event("node.ready")
+            systemd.notify("READY=1")
+        entries = self._entries()
+        if entries != self._shown:
+            self._shown = entries
+            heartbeat.now()
+
+    def _wait(self, now: float) -> None:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        wakes = [self._tidy_at]
+        if self._obeyed == 1 and self._drain_until is not None:
+            wakes.append(self._drain_until)
+        for worker in self._workers:
+            if worker.process is not None:
+                poll.register(worker.process, select.POLLIN)
+            if (at := worker.wake_at(now)) is not None:
+                wakes.append(at)
+        poll.poll(max(0.0, min(wakes) - time.monotonic()) * 1000)
+        self._bell.clear()
+
+    # --- end
+
+    def _end_attempts(self) -> None:
+        """No slot worker is left, so nobody looks after attempts any more: none may live on."""
+        left = self._leftovers.end_all(self._config.timeouts.stop_grace)
+        if left:
+            names = [path.name for path in left]
+            event("node.attempts_left", level=logging.ERROR, attempts=names)
+        self._leftovers.clear_work(None)
+
+    def _let_go(self) -> None:
+        """Leave to the next agent what still runs; after a clean stop nothing does."""
+        for worker in self._workers:
+            worker.abandon()
+
+    # --- what it is
+
+    def _busy(self) -> frozenset[str]:
+        return frozenset(w.slot.name for w in self._workers if w.pid is not None)
+
+    def _entries(self) -> tuple[SlotEntry, ...]:
+        return tuple(
+            SlotEntry(name=worker.slot.name, kind=worker.slot.kind, state=worker.state)
+            for worker in self._workers
+            if worker.state is not WorkerState.STOPPED
+        )
+
+    def _record(self, identity: NodeIdentity) -> NodeRecord:
+        node = self._config.node
+        return NodeRecord(
+            name=identity.name,
+            node_id=identity.node_id,
+            instance=identity.instance,
+            state=self._state,
+            started=identity.started,
+            hostname=identity.hostname,
+            pid=identity.pid,
+            slots=self._shown,
+            pool=node.pool,
+            labels=node.labels,
+            mode=self._config.execution.mode,
+        )
+
+
+def _leave(registry: NodeRegistry) -> None:
+    try:
+        registry.leave()
+    except redis.RedisError as error:  # the entry goes by itself
+        event("node.leave_failed", level=logging.WARNING, error=str(error))
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # whoever read it is gone: no reason to end
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()

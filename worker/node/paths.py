@@ -1,0 +1,165 @@
+"""Where a node keeps what outlives its processes: one directory, private to the node's user."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tasks.errors import ConfigError
+from worker.plan import AttemptId
+
+_SOCKET_PATH_BYTES: Final = 100
+"""sun_path has room for 108 on Linux and 104 on macOS, with its final zero."""
+_SOCKET_NAME_BYTES: Final = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodePaths:
+    """The state directory of one node, by parts. `create` makes them."""
+
+    state_dir: Path
+
+    @property
+    def agent_lock(self) -> Path:
+        """Held by the one agent of this directory."""
+        return self.state_dir / "agent.lock"
+
+    @property
+    def node_id(self) -> Path:
+        """What tells this directory's node from another with the same name."""
+        return self.state_dir / "node.id"
+
+    @property
+    def attempts(self) -> Path:
+        """A directory for each attempt: its keeper's lock and socket."""
+        return self.state_dir / "attempts"
+
+    @property
+    def leases(self) -> Path:
+        """Lease files: who holds a slot or a device."""
+        return self.state_dir / "leases"
+
+    @property
+    def work(self) -> Path:
+        """A scratch directory for each attempt; removed with it."""
+        return self.state_dir / "work"
+
+    @property
+    def jobs(self) -> Path:
+        """A directory for each job: its checkpoints, which outlive an attempt."""
+        return self.state_dir / "jobs"
+
+    @property
+    def artifacts(self) -> Path:
+        """What jobs leave for their producers, unless storage.artifacts says elsewhere."""
+        return self.state_dir / "artifacts"
+
+    @property
+    def slots(self) -> Path:
+        """Which process serves which slot."""
+        return self.state_dir / "slots"
+
+    @property
+    def logs(self) -> Path:
+        """What the slot workers say."""
+        return self.state_dir / "logs"
+
+    @property
+    def sockets(self) -> Path:
+        """Short enough for AF_UNIX: elsewhere, where the state directory's own path is long."""
+        inside = self.state_dir / "run"
+        if len(os.fsencode(inside)) + 1 + _SOCKET_NAME_BYTES <= _SOCKET_PATH_BYTES:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.state_dir)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"cyxwiz-{os.getuid()}-{digest}"
+
+    def attempt(self, attempt: AttemptId) -> Path:
+        """The state of one attempt (`LaunchPlan.state`)."""
+        return self.attempts / str(attempt)
+
+    def scratch(self, attempt: AttemptId) -> Path:
+        """The scratch directory of one attempt (`LaunchPlan.scratch`)."""
+        return self.work / str(attempt)
+
+    def job(self, job_id: str) -> Path:
+        """What one job keeps between attempts."""
+        return self.jobs / job_id
+
+    def socket(self, name: str) -> Path:
+        """A Unix socket of the node. ``name``: at most 24 bytes."""
+        if not 0 < len(os.fsencode(name)) <= _SOCKET_NAME_BYTES or "/" in name:
+            raise ValueError(f"socket name {name!r}: 1 to {_SOCKET_NAME_BYTES} bytes, no '/'")
+        return self.sockets / name
+
+    def slot_record(self, slot: str) -> Path:
+        """Which process serves the slot (JSON)."""
+        return self.slots / f"{slot}.json"
+
+    def slot_ready(self, slot: str) -> Path:
+        """Written by the slot's worker once it takes jobs; holds its pid."""
+        return self.slots / f"{slot}.ready"
+
+    def slot_log(self, slot: str) -> Path:
+        """What the slot's worker says."""
+        return self.logs / f"{slot}.log"
+
+    def create(self) -> None:
+        """Make every directory, each for the node's user alone. Safe to call again.
+
+        Raises:
+            ConfigError: one cannot be made, is somebody else's, or others can write to it.
+        """
+        private_directory(self.state_dir)
+        for path in (
+            self.attempts,
+            self.leases,
+            self.work,
+            self.jobs,
+            self.artifacts,
+            self.slots,
+            self.logs,
+            self.sockets,
+        ):
+            private_directory(path)
+
+
+def private_directory(path: Path) -> None:
+    """Make ``path`` with mode 0700, or see that the one there is safe to use.
+
+    Raises:
+        ConfigError: it cannot be made, is no directory, is another user's, or group or others can
+            write to it: whoever can write there decides what the node runs.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be made: {error.strerror}; set node.state_dir to a directory that "
+            "this user can write to"
+        ) from error
+    if path.is_symlink() and path.lstat().st_uid not in (0, os.geteuid()):
+        raise ConfigError(f"{path}: is a link that user {path.lstat().st_uid} made")
+    try:
+        there = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISDIR(there.st_mode):
+        raise ConfigError(f"{path}: is no directory")
+    if there.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path}: belongs to user {there.st_uid}, and this is user {os.geteuid()}; give this "
+            "node a directory of its own (node.state_dir), or run it as that user"
+        )
+    if there.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{path}: others can write to it (mode {stat.S_IMODE(there.st_mode):04o}); "
+            f"chmod go-w {path}"
+        )

@@ -1,0 +1,120 @@
+"""Processes that this agent may not have started: found, watched and ended without a mistake.
+
+A pid alone names nothing for long. Its start time, and the boot it was in, make it a name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worker.keeper import procfs
+
+_AGAIN = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessName:
+    """One process of this boot, for ever."""
+
+    pid: int
+    start: int
+    """Clock ticks since boot."""
+
+
+class WatchedProcess:
+    """A living process, held by pidfd: what is sent to it never reaches another."""
+
+    def __init__(
+        self, name: ProcessName, fd: int, child: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self.name = name
+        self._fd = fd
+        self._child = child
+
+    @classmethod
+    def of_child(cls, child: subprocess.Popen[bytes]) -> WatchedProcess:
+        """Watch a child that has not been waited for: it is there, if only as a zombie."""
+        entry = procfs.process(child.pid)
+        name = ProcessName(pid=child.pid, start=entry.start if entry else 0)
+        return cls(name, os.pidfd_open(child.pid), child)
+
+    @classmethod
+    def find(cls, name: ProcessName) -> WatchedProcess | None:
+        """Watch somebody else's child; None if it is gone."""
+        try:
+            fd = os.pidfd_open(name.pid)
+        except OSError:
+            return None
+        entry = procfs.process(name.pid)
+        if entry is None or entry.start != name.start or entry.dead:
+            os.close(fd)
+            return None
+        return cls(name, fd)
+
+    def fileno(self) -> int:
+        """Readable once the process has ended."""
+        return self._fd
+
+    @property
+    def ended(self) -> bool:
+        return bool(select.select([self._fd], [], [], 0)[0])
+
+    def send(self, number: int) -> None:
+        """Send a signal; nothing if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, number)
+
+    def collect(self) -> int | None:
+        """After its end: the exit code (minus the signal); None if that is another's to know."""
+        code = None if self._child is None else self._child.wait()
+        os.close(self._fd)
+        return code
+
+    def abandon(self) -> None:
+        """Stop watching it; it lives on."""
+        os.close(self._fd)
+        if self._child is not None:
+            self._child.returncode = 0  # else Popen warns of a child that still runs
+
+
+def kill_group(leader: ProcessName, within: float = 2.0) -> list[int]:
+    """Kill what is left of the process group of ``leader``, which has ended. The pids killed."""
+    killed: list[int] = []
+    until = time.monotonic() + within
+    while True:
+        now = procfs.process(leader.pid)
+        if now is not None and now.start != leader.start:
+            return killed  # another process has the pid, so the group is empty or another's
+        members = [entry for entry in map(procfs.process, procfs.pids()) if entry is not None]
+        left = [
+            entry
+            for entry in members
+            if entry.group == leader.pid and entry.pid != leader.pid and not entry.dead
+        ]
+        for entry in left:
+            if procfs.send(entry, signal.SIGKILL) and entry.pid not in killed:
+                killed.append(entry.pid)
+        if not left or time.monotonic() >= until:
+            return killed
+        time.sleep(_AGAIN)
+
+
+def group_leaders(marks: Mapping[str, str]) -> list[ProcessName]:
+    """Living process-group leaders of this user whose environment has all of ``marks``."""
+    wanted = {f"{key}={value}".encode() for key, value in marks.items()}
+    found = []
+    for pid in procfs.pids():
+        entry = procfs.process(pid)
+        if entry is None or entry.dead or entry.group != pid:
+            continue
+        environ = procfs.read_bytes(f"/proc/{pid}/environ")
+        if environ and wanted <= set(environ.split(b"\0")):
+            found.append(ProcessName(pid=pid, start=entry.start))
+    return found

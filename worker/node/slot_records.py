@@ -1,0 +1,101 @@
+"""What the state directory says of a slot's worker: who it is, its log, whether it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.node.paths import NodePaths
+from worker.node.processes import ProcessName
+
+_VERSION: Final = 1
+_LOG_BYTES: Final = 10 * 1024 * 1024
+_TAIL_BYTES: Final = 4096
+_TAIL_LINES: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlotRecord:
+    """Which process serves a slot, and as what it was started."""
+
+    slot: str
+    pid: int
+    start: int
+    """Clock ticks since boot."""
+    boot_id: str
+    digest: str
+    """Of the configuration and the program that it was started with."""
+    started: float
+    """Seconds since the epoch."""
+
+    @property
+    def process(self) -> ProcessName:
+        return ProcessName(pid=self.pid, start=self.start)
+
+
+def read(paths: NodePaths, slot: str) -> SlotRecord | None:
+    """The record of ``slot``; None if there is none that can be understood."""
+    try:
+        content = json.loads(paths.slot_record(slot).read_bytes())
+        if content.pop("v") != _VERSION:
+            return None
+        return SlotRecord(**content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write(paths: NodePaths, record: SlotRecord) -> None:
+    """Write the record, whole or not at all."""
+    path = paths.slot_record(record.slot)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"v": _VERSION, **asdict(record)}))
+    fresh.replace(path)
+
+
+def forget(paths: NodePaths, slot: str) -> None:
+    """Nobody serves ``slot``. Safe to call twice."""
+    paths.slot_ready(slot).unlink(missing_ok=True)
+    paths.slot_record(slot).unlink(missing_ok=True)
+
+
+def recorded(paths: NodePaths) -> list[str]:
+    """The slots that have a record, those among them that are no longer configured too."""
+    return sorted(path.stem for path in paths.slots.glob("*.json"))
+
+
+def started(paths: NodePaths, slot: str) -> float:
+    """When the worker of ``slot`` was started, seconds since the epoch; 0 if that is not known."""
+    record = read(paths, slot)
+    return record.started if record is not None else 0.0
+
+
+def ready(paths: NodePaths, slot: str, pid: int) -> bool:
+    """Whether the worker with ``pid`` has said that it takes jobs."""
+    try:
+        return paths.slot_ready(slot).read_text().strip() == str(pid)
+    except OSError:
+        return False
+
+
+def open_log(path: Path, most_bytes: int = _LOG_BYTES) -> int:
+    """Open a worker's log for appending; a big one is put aside first."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > most_bytes:
+            path.replace(path.with_name(path.name + ".1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def last_lines(path: Path) -> list[str]:
+    """The end of a log."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            text = log.read().decode(errors="replace")
+    except OSError:
+        return []
+    return list(deque(text.splitlines(), maxlen=_TAIL_LINES))

@@ -1,0 +1,120 @@
+"""A node's slots, and how the Celery worker of each is started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import worker
+from tasks.settings import Settings
+from worker.config import NodeConfig
+from worker.node.restarts import RestartPolicy
+
+
+class SlotKind(StrEnum):
+    """What a slot's devices are."""
+
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A set of devices, served by one worker."""
+
+    name: str
+    """Such as ``cpu0``."""
+    kind: SlotKind = SlotKind.CPU
+
+
+def cpu_slots(count: int) -> tuple[Slot, ...]:
+    """``cpu0`` and on."""
+    return tuple(Slot(name=f"cpu{number}") for number in range(count))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """How slot workers are started."""
+
+    command: Callable[[Slot], list[str]]
+    env: Mapping[str, str]
+    """Their whole environment but for CYXWIZ_SLOT."""
+    digest: str
+    """Of what they are started with: a worker that has another one is replaced."""
+    log_to_stderr: bool = False
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
+    kill_after: float = 15.0
+    """Seconds between SIGQUIT and SIGKILL."""
+
+
+def celery_command(node: str, loglevel: str = "INFO") -> Callable[[Slot], list[str]]:
+    """The command line of a node's Celery workers.
+
+    Gossip and mingle are off, since nothing uses them and each costs connections. Heartbeats and
+    events stay: Flower lists workers by them.
+    """
+
+    def command(slot: Slot) -> list[str]:
+        return [
+            *(sys.executable, "-m", "celery", "-A", "worker", "worker"),
+            f"--hostname={slot.name}@{node}",
+            *("--pool=prefork", "--concurrency=1", "--task-events"),
+            *("--without-gossip", "--without-mingle", f"--loglevel={loglevel}"),
+        ]
+
+    return command
+
+
+def celery_env(
+    config: NodeConfig,
+    settings: Settings,
+    *,
+    config_path: Path | None,
+    inherited: Mapping[str, str],
+) -> dict[str, str]:
+    """The environment of slot workers, but for CYXWIZ_SLOT. ``inherited`` is the agent's own."""
+    env = {key: value for key, value in inherited.items() if key != "NOTIFY_SOCKET"}
+    env |= {
+        "CYXWIZ_NODE": config.node.name,
+        "CYXWIZ_STATE_DIR": str(config.node.state_dir),
+        "CYXWIZ_REDIS_URL": settings.redis_url,
+        "CYXWIZ_PREFIX": settings.prefix,
+        "CYXWIZ_LEASE_TTL": f"{settings.lease_ttl_ms / 1000:g}",
+        "CYXWIZ_RESULT_TTL": str(settings.result_ttl_s),
+        "CYXWIZ_AGENT_PID": str(os.getpid()),
+    }
+    if config_path is not None:
+        env["CYXWIZ_CONFIG"] = str(config_path.absolute())
+    root = Path(worker.__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        # a checkout that is not installed: the workers' own directory is elsewhere
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), env.get("PYTHONPATH"))))
+    return env
+
+
+def digest_of(config: NodeConfig, settings: Settings) -> str:
+    """Of all that a slot worker is started with: with another one it has to be replaced."""
+    content = [
+        config.model_dump(mode="json"),
+        settings.redis_url,
+        settings.prefix,
+        settings.lease_ttl_ms,
+        settings.result_ttl_s,
+        program_version(),
+        sys.executable,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def program_version() -> str:
+    """The version of this distribution; '' in a checkout that is not installed."""
+    try:
+        return version("cyxwiz-worker")
+    except PackageNotFoundError:
+        return ""
