@@ -25,7 +25,11 @@ pytestmark = pytest.mark.integration
 ATTEMPT = AttemptId(job_id="job-1", fence=1)
 _RUNS = "import os,sys,time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
 _DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_RUNS}"
-_SPAWNS = f"import os; os.fork() or os.setsid(); {_RUNS}"
+_SPAWNS = f"""import os, time
+if os.fork():
+    time.sleep(600)
+os.setsid()
+{_RUNS}"""
 
 
 class Node:
@@ -90,8 +94,8 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node.runtime.close()
 
 
-@pytest.mark.parametrize(("source", "number"), [(_RUNS, "polite"), (_DEAF, "deaf")])
-def test_a_node_that_stops_leaves_no_attempt(node: Node, source: str, number: str) -> None:
+@pytest.mark.parametrize("source", [_RUNS, _DEAF], ids=["polite", "deaf"])
+def test_a_node_that_stops_leaves_no_attempt(node: Node, source: str) -> None:
     job, keeper = node.start(source), node.keeper
     assert node.leftovers.end_all(grace=0.2) == []
     assert gone(job)
