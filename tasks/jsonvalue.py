@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-MOST_BYTES: Final = 256 * 1024
+MOST_BYTES: Final = 64 * 1024
 """The largest canonical configuration."""
 MOST_DEPTH: Final = 32
 _MOST_TEXT: Final = 1024 * 1024

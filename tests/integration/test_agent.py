@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.nodes import AgentProcess, NodeSpec, gone, redis_server, serving, stand_in
 from tests.support.waiting import wait_until
+from worker.keeper import procfs
 from worker.node import slot_records
+from worker.node.identity import boot_id
+from worker.node.paths import NodePaths
+from worker.node.slot_records import SlotRecord
 
 pytestmark = pytest.mark.integration
 
@@ -125,6 +131,51 @@ def test_the_next_agent_takes_over_the_workers_of_a_killed_one(start: Start) -> 
     )
     assert second.stop() == 0
     assert not serving(second.paths.state_dir)
+
+
+def test_a_worker_that_died_while_there_was_no_agent_is_replaced(start: Start) -> None:
+    first = start(worker=stand_in("child"))
+    first.wait_ready()
+    worker = first.worker_pid()
+    child_file = first.paths.slots / "cpu0.child"
+    wait_until(lambda: child_file.exists() and child_file.read_text(), what="the pool child")
+    first.kill()
+    os.kill(worker, signal.SIGKILL)
+    child = int(child_file.read_text())
+    assert not gone(child)
+    second = start(worker=stand_in("child"))
+    second.wait_ready()
+    assert second.worker_pid() != worker
+    assert gone(child), "what the dead worker left would run beside the new one"
+
+
+@pytest.mark.parametrize("differs", [{"boot_id": "another"}, {"start": 1}], ids=["boot", "start"])
+def test_a_process_that_only_has_the_pid_is_left_alone(
+    start: Start, tmp_path: Path, differs: dict[str, object]
+) -> None:
+    innocent = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        entry = procfs.process(innocent.pid)
+        assert entry is not None
+        record = SlotRecord(
+            slot="cpu0",
+            pid=innocent.pid,
+            start=entry.start,
+            boot_id=boot_id(),
+            digest="",
+            started=0.0,
+        )
+        paths = NodePaths(state_dir=tmp_path / "state")
+        paths.create()
+        slot_records.write(paths, replace(record, **differs))  # type: ignore[arg-type]  # a test's own
+        agent = start()
+        agent.wait_ready()
+        assert agent.worker_pid() != innocent.pid
+        assert agent.stop() == 0
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
 
 
 def test_a_worker_that_was_never_recorded_is_found(start: Start) -> None:

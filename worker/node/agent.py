@@ -213,6 +213,7 @@ class Agent:
         wanted = max(self._bell.rings, 2 if overdue else 0)
         if wanted >= 1 and self._obeyed < 1:
             event("node.draining", bound=self._drain)
+            self._say("node stopping: jobs in progress end first (again: they are handed back)")
             systemd.notify("STOPPING=1")
             self._state = NodeState.DRAINING
             self._drain_until = None if self._drain is None else now + self._drain
@@ -220,6 +221,7 @@ class Agent:
                 worker.drain()
         if wanted >= 2 and self._obeyed < 2:
             event("node.quitting", level=logging.WARNING)
+            self._say("node stopping now: jobs in progress are handed back (again: killed)")
             for worker in self._workers:
                 worker.quit(now)
         if wanted >= 3 and self._obeyed < 3:

@@ -1,0 +1,88 @@
+"""The lease of the attempt at hand: renewed on a thread and connection of its own.
+
+A renewal that fails is not retried by the client: the next try comes soon, and meanwhile the
+keeper's local deadline stands, so a node that Redis has given up on stops its job by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Protocol
+
+import redis
+
+from tasks.errors import LeaseLost
+from tasks.record import Lease, Records
+
+log = logging.getLogger(__name__)
+
+_MARGIN = 0.1
+"""Part of the TTL by which the local deadline comes before Redis's: clocks run at unequal pace."""
+_AGAIN_S = 0.5
+
+
+class LeaseListener(Protocol):
+    """Who is told what becomes of the lease. Called from the renewing thread."""
+
+    def renewed(self, deadline: float) -> None:
+        """It holds until ``deadline`` (time.monotonic())."""
+        ...
+
+    def lost(self) -> None:
+        """It is somebody else's. Nothing more is renewed."""
+        ...
+
+    def cancel_asked(self, why: str) -> None:
+        """The record says that the job shall be cancelled. May be called again and again."""
+        ...
+
+
+class Renewal:
+    """Renews a lease every third of its TTL until it is stopped or lost."""
+
+    def __init__(
+        self, records: Records, lease: Lease, ttl_ms: int, listener: LeaseListener, claimed: float
+    ) -> None:
+        """``claimed``: time.monotonic() just before the claim was sent."""
+        self._records = records
+        self._lease = lease
+        self._ttl_ms = ttl_ms
+        self._listener = listener
+        self._stop = threading.Event()
+        self.deadline = self._deadline_from(claimed)
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No renewal is under way once this returns."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _deadline_from(self, sent: float) -> float:
+        return sent + self._ttl_ms / 1000 * (1 - _MARGIN)
+
+    def _run(self) -> None:
+        wait = self._ttl_ms / 3000
+        while not self._stop.wait(wait):
+            sent = time.monotonic()
+            try:
+                renewal = self._records.renew(self._lease, self._ttl_ms)
+            except LeaseLost:
+                log.warning("lease.lost job=%s fence=%d", self._lease.job_id, self._lease.fence)
+                self._listener.lost()
+                return
+            except redis.RedisError as error:
+                log.warning("lease.unrenewed job=%s error=%s", self._lease.job_id, error)
+                wait = min(_AGAIN_S, self._ttl_ms / 6000)
+                continue
+            wait = self._ttl_ms / 3000
+            self.deadline = self._deadline_from(sent)
+            self._listener.renewed(self.deadline)
+            if renewal.cancel:
+                self._listener.cancel_asked(renewal.cancel)
