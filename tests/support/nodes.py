@@ -24,7 +24,7 @@ from worker.node import log
 from worker.node.agent import Agent
 from worker.node.paths import NodePaths
 from worker.node.restarts import RestartPolicy
-from worker.node.slots import Slot
+from worker.node.slots import Slot, celery_command
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 
@@ -70,7 +70,9 @@ class NodeSpec:
     name: str = "node-a"
     cpu: int = 1
     worker: list[str] | None = field(default_factory=stand_in)
-    """The command line of every slot worker; None: the real one."""
+    """The command line of every slot worker; None: Celery's."""
+    app: str = "worker"
+    """Celery's app, where ``worker`` is None."""
     labels: dict[str, str] = field(default_factory=dict)
     drain: float | None = None
     kill_after: float = 15.0
@@ -87,13 +89,12 @@ class NodeSpec:
 
     def agent(self, **more: Any) -> Agent:
         def command(slot: Slot) -> list[str]:
-            assert self.worker is not None
-            return self.worker
+            return self.worker or celery_command(self.name, app=self.app)(slot)
 
         return Agent(
             self.config(),
             Settings(redis_url=self.redis_url),
-            command=command if self.worker is not None else None,
+            command=command,
             drain=self.drain,
             kill_after=self.kill_after,
             restarts=RestartPolicy(first=0.05, most=0.2),

@@ -53,19 +53,23 @@ class Launch:
     """Seconds between SIGQUIT and SIGKILL."""
 
 
-def celery_command(node: str, loglevel: str = "INFO") -> Callable[[Slot], list[str]]:
+def celery_command(
+    node: str, *, app: str = "worker", loglevel: str = "INFO"
+) -> Callable[[Slot], list[str]]:
     """The command line of a node's Celery workers.
 
     Gossip and mingle are off, since nothing uses them and each costs connections. Heartbeats and
-    events stay: Flower lists workers by them.
+    events stay: Flower lists workers by them. No soft shutdown: the agent has waited already, and
+    Celery sleeps its whole length before it tells the job.
     """
 
     def command(slot: Slot) -> list[str]:
         return [
-            *(sys.executable, "-m", "celery", "-A", "worker", "worker"),
+            *(sys.executable, "-m", "celery", "-A", app, "worker"),
             f"--hostname={slot.name}@{node}",
             *("--pool=prefork", "--concurrency=1", "--task-events"),
             *("--without-gossip", "--without-mingle", f"--loglevel={loglevel}"),
+            *("--", "worker.soft_shutdown_timeout=0"),
         ]
 
     return command

@@ -1,0 +1,325 @@
+"""server-node.yaml: the seed's file as it stands, overrides, and errors that say where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import ConfigError, PlatformError
+from worker.config import (
+    ExecutionMode,
+    GpuAllocation,
+    LimitsSection,
+    NodeConfig,
+    PullPolicy,
+    default_node_name,
+    default_state_dir,
+    ensure_supported_platform,
+    load,
+)
+from worker.yaml_lines import YamlFault, parse
+
+pytestmark = pytest.mark.unit
+
+SAMPLE = Path(__file__).parents[3] / "compose" / "server-node.yaml"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write_text(text: str | bytes) -> Path:
+        path = tmp_path / "server-node.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return write_text
+
+
+def refusal(path: Path | None, env: dict[str, str] | None = None) -> str:
+    """The message, with the file called FILE."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, env)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_the_sample_is_the_defaults(tmp_path: Path) -> None:
+    config = load(SAMPLE)
+    assert config == load(default=tmp_path / "none.yaml")
+    assert config.execution.mode is ExecutionMode.AUTO
+    assert not config.execution.allow_untrusted_native
+    docker = config.docker
+    assert docker.enabled
+    assert docker.socket == Path("/var/run/docker.sock")
+    assert docker.registry == "docker.io/cyxwiz"
+    assert docker.pull_policy is PullPolicy.IF_NOT_PRESENT
+    assert docker.preload_images == (
+        "cyxwiz/executor:cuda12-latest",
+        "cyxwiz/executor:cpu-latest",
+    )
+    assert docker.default_limits == LimitsSection(
+        memory_mb=16384, cpu_cores=4, shm_size_mb=2048, pids=1024
+    )
+    assert docker.max_limits == LimitsSection()
+    assert docker.security.model_dump() == {
+        "read_only_root": True,
+        "no_network": True,
+        "drop_capabilities": True,
+    }
+    assert docker.cleanup.model_dump() == {"remove_containers": True, "keep_logs_hours": 24}
+    assert config.gpu.allocation is GpuAllocation.EXCLUSIVE
+    assert config.gpu.memory_limit_mb == 0
+
+
+def test_the_samples_comments_are_valid_too(write: Any) -> None:
+    text = SAMPLE.read_text()
+    lines = [
+        line.removeprefix("# ") if line.startswith("# ") and ":" in line else line
+        for line in text.partition("# podman:")[2].splitlines()
+    ]
+    config = load(write("podman:" + "\n".join(lines)))
+    assert config.node.labels == {"site": "basement"}
+    sections = set(NodeConfig.model_fields) - {"execution", "docker", "gpu"}
+    assert config.model_fields_set == sections
+
+
+def test_every_key_of_the_file_is_read(write: Any) -> None:
+    """Each key is set to something that is not its default, and comes back."""
+    other = {
+        "execution": {"mode": "native", "allow_untrusted_native": True},
+        "docker": {
+            "enabled": False,
+            "socket": "/x.sock",
+            "registry": "r.example/y",
+            "pull_policy": "never",
+            "preload_images": ["a:b"],
+            "default_limits": {"memory_mb": 1, "cpu_cores": 1.5, "shm_size_mb": 2, "pids": 3},
+            "max_limits": {"memory_mb": 4, "cpu_cores": 5.0, "shm_size_mb": 6, "pids": 7},
+            "security": {"read_only_root": False, "no_network": False, "drop_capabilities": False},
+            "cleanup": {"remove_containers": False, "keep_logs_hours": 0},
+        },
+        "podman": {"enabled": False, "socket": "/p.sock"},
+        "gpu": {"allocation": "shared", "memory_limit_mb": 9},
+        "redis": {"url": "rediss://h:1/2", "prefix": "p:"},
+        "node": {"name": "n-1", "pool": "lab", "labels": {"a": "b"}, "state_dir": "/s"},
+        "slots": {"cpu": 0, "gpu": [["GPU-a", "GPU-b"], ["GPU-c"]]},
+        "storage": {
+            "roots": ["/d"],
+            "schemes": ["s3"],
+            "artifacts": "s3://b/c",
+            "cache_mb": 1,
+            "output_mb": 2,
+            "job_mb": 3,
+        },
+        "trust": {"keys": ["/k.pub"], "require_patched": True},
+        "images": {"allow": ["x/*"]},
+        "timeouts": {"stop_grace": 1.0, "lease_ttl": 2.0, "lease_grace": 3.0, "job": 4.0},
+        "native": {"interpreter": "/py", "env_allow": ["A"], "nofile": 100},
+    }
+    config = load(write(yaml.safe_dump(other)))
+    assert config.model_dump(mode="json") == other
+    assert set(other) == set(NodeConfig.model_fields)
+    for name, section in other.items():
+        assert set(section) == set(getattr(config, name).model_fields_set)
+        assert section.keys() == type(getattr(config, name)).model_fields.keys()
+
+
+def test_one_limit_leaves_the_others(write: Any) -> None:
+    limits = load(write("docker: {default_limits: {memory_mb: 100}}")).docker.default_limits
+    assert limits == LimitsSection(memory_mb=100, cpu_cores=4, shm_size_mb=2048, pids=1024)
+
+
+def test_an_empty_file_and_empty_sections_are_defaults(write: Any) -> None:
+    assert load(write("")) == load(write("docker:\nslots:\n")) == load(SAMPLE)
+
+
+def test_a_missing_file_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "none.yaml")
+    assert load(default=tmp_path / "none.yaml").docker.enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "docker:\n  enabled: true\n  pul_policy: never\n",
+            "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: cleanup, ",
+        ),
+        ("gpu: {}\n\ndokcer: {}", "FILE:3: dokcer: unknown key; did you mean docker? allowed: d"),
+        ("docker:\n  enabled: true\n  enabled: false", "FILE:3: the key enabled stands twice"),
+        ("docker: [1]", "FILE:1: docker: "),
+        ("native", "FILE:1: sections are needed"),
+        ("execution: {mode: nativ}", "FILE:1: execution.mode: must be 'auto', 'native', "),
+        (
+            "execution:\n  allow_untrusted_native: 'yes'",
+            "FILE:2: execution.allow_untrusted_native: must be a valid boolean (got 'yes'); right:",
+        ),
+        (
+            "docker:\n  default_limits:\n    memory_mb: '4'",
+            "FILE:3: docker.default_limits.memory_mb: must be a valid integer (got '4'); right: M",
+        ),
+        ("docker: {default_limits: {cpu_cores: .inf}}", "must be a finite number"),
+        ("docker: {default_limits: {pids: -1}}", "default_limits.pids: must be greater than"),
+        (
+            "docker: {default_limits: {pids: 9}, max_limits: {pids: 5}}",
+            "FILE:1: docker: default_limits.pids is 9, above max_limits.pids, 5",
+        ),
+        ("docker: {socket: docker.sock}", "docker.socket: is no absolute path (got 'docker.sock')"),
+        ("slots: {cpu: many}", "slots.cpu: "),
+        ("slots: {cpu: -1}", "slots.cpu: "),
+        ("slots: {cpu: true}", "slots.cpu: "),
+        ("slots: {gpu: [[a], [a]]}", "slots.gpu: a set is empty, or a GPU stands in it twice"),
+        ("slots: {gpu: [[]]}", "slots.gpu: a set is empty"),
+        ("storage:\n  roots:\n  - /a\n  - b", "FILE:4: storage.roots.1: is no absolute path"),
+        ("node: {name: Node_A}", "node.name: is not of the right form (got 'Node_A'); right: 1"),
+        ("node: {pool: a.b}", "node.pool: is not of the right form"),
+        ("timeouts: {stop_grace: .nan}", "timeouts.stop_grace: "),
+        ("timeouts: {lease_ttl: 0}", "timeouts.lease_ttl: "),
+        ("native: {env_allow: [A-B]}", "native.env_allow.0: is not of the right form"),
+        ("redis: {prefix: ''}", "redis.prefix: is not of the right form"),
+        ("1: 2", "FILE:1: 1: unknown key"),
+        ("? [a]\n: b", "FILE:1: a key that is no text"),
+        ("a: [\n", "FILE:2: not YAML"),
+        ("gpu: {}\n---\ngpu: {}", "FILE:2: not YAML: but found another document"),
+        ("gpu: !!python/name:os.system x", "FILE:1: not YAML: could not determine a constructor"),
+        ("gpu: \x00", "FILE:1: not YAML"),
+        ("docker: {a: &x [*x]}", "FILE:1: nested deeper than 32 levels"),
+        ("[" * 10_000, "FILE:1: nested deeper than 32 levels"),
+        (b"\xff", "FILE: is not UTF-8 text"),
+        ("#" * 2**20 + "\n", "FILE:1: longer than 1048576 bytes"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_line_and_what_is_right(
+    write: Any, text: str | bytes, says: str
+) -> None:
+    assert says in refusal(write(text))
+
+
+def test_all_that_is_wrong_is_said_at_once(write: Any) -> None:
+    message = refusal(write("gpu: {x: 1}\nslots: {cpu: -1}\nnode:\n  pool: A\n"))
+    assert [line.split(": ")[0] for line in message.splitlines()] == ["FILE:1", "FILE:2", "FILE:4"]
+
+
+def test_an_anchor_bomb_is_refused() -> None:
+    lines = ["a0: &a0 [x,x,x,x,x,x,x,x,x,x]"]
+    for n in range(1, 9):
+        lines.append(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]")
+    with pytest.raises(YamlFault, match="more than 20000 values"):
+        parse("\n".join(lines))
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place", "value"),
+    [
+        ("EXECUTION__MODE", "native", "execution.mode", ExecutionMode.NATIVE),
+        ("EXECUTION__ALLOW_UNTRUSTED_NATIVE", "true", "execution.allow_untrusted_native", True),
+        ("DOCKER__DEFAULT_LIMITS__MEMORY_MB", "8192", "docker.default_limits.memory_mb", 8192),
+        ("REDIS__PREFIX", "lab:", "redis.prefix", "lab:"),
+        ("NODE__NAME", "12", "node.name", "12"),
+        ("NODE__STATE_DIR", "/x", "node.state_dir", Path("/x")),
+        ("NODE__LABELS", '{"a": "b"}', "node.labels", {"a": "b"}),
+        ("SLOTS__CPU", "3", "slots.cpu", 3),
+        ("SLOTS__CPU", "auto", "slots.cpu", "auto"),
+        ("STORAGE__ROOTS", "[/a, /b]", "storage.roots", (Path("/a"), Path("/b"))),
+        ("TIMEOUTS__STOP_GRACE", "2", "timeouts.stop_grace", 2.0),
+    ],
+)
+def test_a_variable_overrides_the_file(
+    write: Any, name: str, text: str, place: str, value: object
+) -> None:
+    path = write("execution: {mode: docker}\nslots: {cpu: 7}\ndocker: {pull_policy: never}\n")
+    config = load(path, {f"CYXWIZ_{name}": text})
+    found: Any = config
+    for part in place.split("."):
+        found = getattr(found, part)
+    assert found == value
+    assert config.docker.pull_policy is PullPolicy.NEVER
+
+
+def test_a_wrong_variable_is_named(write: Any) -> None:
+    path = write("execution:\n  mode: auto\n")
+    for name, text, says in [
+        ("EXECUTION__MODE", "x", "CYXWIZ_EXECUTION__MODE: execution.mode: must be"),
+        ("DOCKER__PUL_POLICY", "x", "CYXWIZ_DOCKER__PUL_POLICY: docker.pul_policy: unknown key"),
+        ("FOO__BAR", "x", "CYXWIZ_FOO__BAR: foo: unknown key"),
+        ("SLOTS__CPU", "[", "CYXWIZ_SLOTS__CPU: not YAML"),
+        ("SLOTS__CPU", "", "CYXWIZ_SLOTS__CPU: slots.cpu: "),
+        ("_X", "1", "CYXWIZ__X: "),
+        ("SLOTS__", "1", "CYXWIZ_SLOTS__: "),
+    ]:
+        assert says in refusal(path, {f"CYXWIZ_{name}": text})
+
+
+def test_other_variables_are_none_of_its_business(write: Any) -> None:
+    env = {"CYXWIZ_REDIS_URL": "redis://x", "CYXWIZ_PREFIX": "y:", "PATH": "/bin", "A__B": "c"}
+    assert load(write(""), env).redis == load(SAMPLE).redis
+
+
+def test_the_password_of_redis_is_shown_nowhere(write: Any) -> None:
+    url = "redis://user:hunter2@h:6379/0"
+    config = load(write(f"redis: {{url: '{url}'}}"))
+    assert config.redis.url == url
+    assert "hunter2" not in repr(config) + str(config) + repr(config.redis)
+    assert "user:***@h:6379" in repr(config)
+    for text in (f"redis: {{url: 'http://u:hunter2@h'}}", f"redis: '{url}'", f"redis: ['{url}']"):
+        message = refusal(write(text))
+        assert "redis" in message
+        assert "hunter2" not in message
+    assert "hunter2" not in refusal(write(""), {"CYXWIZ_REDIS__URI": f"[{url}"})
+
+
+def test_it_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(SAMPLE).docker.enabled = False  # type: ignore[misc]  # that is what is tested
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        parse(text)
+    except YamlFault as fault:
+        assert fault.line >= 1
+
+
+def test_a_node_on_windows_is_refused_and_told_of_wsl2() -> None:
+    with pytest.raises(PlatformError, match="WSL2"):
+        ensure_supported_platform("win32")
+    ensure_supported_platform("linux")
+    ensure_supported_platform("darwin")
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("gpu-box", "gpu-box"),
+        ("GPU_Box.lab.example", "gpu-box-lab-example"),
+        ("-x-", "x"),
+        ("日本", "node"),
+        ("a" * 62 + ".b", "a" * 62),
+    ],
+)
+def test_the_hosts_name_becomes_a_nodes_name(host: str, name: str) -> None:
+    assert default_node_name(host) == name
+
+
+def test_the_state_directory(write: Any) -> None:
+    assert default_state_dir({}, root=True) == Path("/var/lib/cyxwiz")
+    assert default_state_dir({"XDG_STATE_HOME": "/s"}, root=False) == Path("/s/cyxwiz")
+    home = {"HOME": "/h", "XDG_STATE_HOME": "relative"}
+    assert default_state_dir(home, root=False) == Path("/h/.local/state/cyxwiz")
+    env = {"XDG_STATE_HOME": "/s"}
+    assert load(write(""), env).node.state_dir == default_state_dir(env)
+
+
+def test_cpu_slots() -> None:
+    slots = load(SAMPLE).slots
+    assert [slots.cpu_slots(cores) for cores in (1, 2, 3, 16)] == [1, 1, 1, 8]
+    fixed = NodeConfig.model_validate({"slots": {"cpu": 5}})
+    assert fixed.slots.cpu_slots(2) == 5
