@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -78,22 +79,21 @@ def _set(source: Source, place: tuple[str, ...], value: object, variable: str) -
 def _parsed(variable: str, text: str, place: tuple[str, ...], model: type[BaseModel]) -> object:
     """Text for a key that takes text; else what YAML makes of it."""
     field_info = _field(model, place)
-    if field_info is not None:
-        kinds = set(get_args(field_info.annotation) or (field_info.annotation,)) - {type(None)}
-        if all(_textual(kind) for kind in kinds):
-            return text
+    if field_info is not None and _textual(field_info.annotation):
+        return text
     try:
         return parse(text).value
     except YamlFault as fault:
         raise ConfigError(f"{variable}: {fault.what}") from None
 
 
-def _textual(kind: object) -> bool:
-    if kind in {str, Path}:
-        return True
-    if get_args(kind):  # Annotated
+def _textual(kind: Any) -> bool:
+    """Whether a key of this type takes text and nothing else."""
+    if get_origin(kind) in {Union, UnionType}:
+        return all(_textual(each) for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is Annotated:
         return _textual(get_args(kind)[0])
-    return isinstance(kind, type) and issubclass(kind, Enum)
+    return isinstance(kind, type) and (kind in {str, Path} or issubclass(kind, Enum))
 
 
 def wrong_config(error: ValidationError, source: Source, model: type[BaseModel]) -> ConfigError:

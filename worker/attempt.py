@@ -1,0 +1,178 @@
+"""One running attempt, watched: its stream decoded and published, its time-outs, its orders.
+
+The supervisor starts an attempt and hands it over to `watch`, which returns when it has ended.
+Control comes from three threads (the lease's, the orders', the worker's own for a shutdown); all
+of them only set why the attempt ends, once, and tell the runtime's handle, which is thread-safe.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks import events
+from tasks.errors import KeeperError
+from tasks.job import JobConfig
+from tasks.state import JobState
+from worker.outcome import Ended
+from worker.plan import ExitStatus, StopCause
+from worker.runtimes.base import Chunk, Handle, Stream
+from worker.stream.decoder import Decoder
+from worker.stream.publisher import Publisher
+from worker.stream.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.25
+_TELL_CELERY_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long an attempt may take. Seconds; 0: for ever."""
+
+    timeout: float
+    stall: float
+    grace: float
+    """Between SIGTERM and SIGKILL."""
+
+
+class Attempt:
+    """A started attempt. `watch` runs on the supervisor's thread; the rest may come from any."""
+
+    def __init__(
+        self,
+        *,
+        job: JobConfig,
+        handle: Handle,
+        publisher: Publisher,
+        patience: Patience,
+        progress: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._handle = handle
+        self._publisher = publisher
+        self._patience = patience
+        self._progress = progress
+        self._throttle = Throttle(_TELL_CELERY_EVERY_S)
+        self._lock = threading.Lock()
+        self._paused = False
+        self.decoder = Decoder(handle.attempt.job_id, job.epochs)
+        self.ended: Ended | None = None
+        self.why = ""
+        self.fenced = threading.Event()
+
+    def end(self, ended: Ended, why: str) -> None:
+        """Stop the attempt, for this reason unless there is one already."""
+        with self._lock:
+            if self.ended is not None:
+                return
+            self.ended, self.why = ended, why
+        self._tell(lambda: self._handle.stop(self._patience.grace))
+
+    # of the lease, from its thread
+
+    def renewed(self, deadline: float) -> None:
+        """The lease holds until ``deadline``."""
+        self._tell(lambda: self._handle.beat(deadline))
+
+    def lost(self) -> None:
+        """The job is somebody else's: nothing of this attempt may go on."""
+        self.fenced.set()
+        self._tell(self._handle.fence)
+
+    def cancel_asked(self, why: str) -> None:
+        """The record says so."""
+        self.end(Ended.CANCELLED, why)
+
+    # of the control channel
+
+    def order(self, op: str, order: Mapping[str, Any]) -> None:
+        """cancel, pause, resume or checkpoint."""
+        match op:
+            case "cancel":
+                self.end(Ended.CANCELLED, str(order.get("why") or ""))
+            case "pause":
+                self._pause()
+            case "resume":
+                self._resume()
+            case "checkpoint":
+                self._tell(lambda: self._handle.signal(signal.SIGUSR1))
+            case _:
+                log.warning("orders.unknown job=%s op=%.40s", self._handle.attempt.job_id, op)
+
+    def _pause(self) -> None:
+        with self._lock:
+            if self._paused or self.ended is not None:
+                return
+            self._paused = True
+        self._tell(self._handle.pause)
+        self._publisher.state(events.Paused(why="asked for"), state=JobState.PAUSED)
+
+    def _resume(self) -> None:
+        with self._lock:
+            if not self._paused:
+                return
+            self._paused = False
+        self._tell(self._handle.resume)
+        self._publisher.state(events.Resumed(why="asked for"), state=JobState.RUNNING)
+
+    # the supervisor's thread
+
+    def watch(self) -> ExitStatus:
+        """Read the attempt to its end."""
+        begun = quiet_since = time.monotonic()
+        while True:
+            try:
+                what = self._handle.read(_POLL_S)
+            except KeeperError as error:
+                log.error("keeper.lost attempt=%s error=%s", self._handle.attempt, error)
+                self._publish(self.decoder.flush())
+                return ExitStatus(code=None, cause=StopCause.ABANDONED)
+            now = time.monotonic()
+            if isinstance(what, ExitStatus):
+                self._publish(self.decoder.flush())
+                return what
+            if isinstance(what, Chunk):
+                quiet_since = now
+                self._publish(self.decoder.feed(what))
+                self._handle.ack(what.stream, self.decoder.consumed(Stream(what.stream)))
+            elif self._paused:
+                quiet_since = now
+            self._check_time(now - begun, now - quiet_since)
+
+    def _check_time(self, running: float, silent: float) -> None:
+        patience = self._patience
+        if patience.timeout and running > patience.timeout:
+            self.end(Ended.TIMEOUT, f"ran longer than {patience.timeout:g} s")
+        elif patience.stall and silent > patience.stall:
+            self.end(Ended.STALLED, f"printed nothing for {patience.stall:g} s")
+
+    def _publish(self, found: list[events.Event]) -> None:
+        for event in found:
+            self._publisher.offer(event)
+            if isinstance(event, events.Progress) and self._throttle.ready(time.monotonic()):
+                self._tell_celery(event)
+
+    def _tell_celery(self, event: events.Progress) -> None:
+        fields = {
+            "epoch": event.epoch,
+            "total_epochs": event.total_epochs,
+            "progress": event.progress,
+            "loss": event.loss,
+            "accuracy": event.accuracy,
+        }
+        try:
+            self._progress({key: value for key, value in fields.items() if value is not None})
+        except Exception as error:  # noqa: BLE001 - Celery's view is a courtesy; events are ours
+            log.warning("celery.progress_unsaid job=%s %r", self._handle.attempt.job_id, error)
+
+    def _tell(self, verb: Callable[[], None]) -> None:
+        try:
+            verb()
+        except KeeperError as error:
+            log.warning("keeper.unreachable attempt=%s error=%s", self._handle.attempt, error)
