@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 MOST_BYTES: Final = 64 * 1024
-"""The largest canonical configuration."""
+"""The largest canonical configuration: in base64 it is one argument of a program, and Linux takes
+at most 128 KiB in one."""
 MOST_DEPTH: Final = 32
 _MOST_TEXT: Final = 1024 * 1024
 _MOST_INTEGER: Final = 2**63 - 1

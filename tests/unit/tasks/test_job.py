@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tasks.choices import Device, Priority, Sandbox
 from tasks.errors import InvalidJob
 from tasks.job import JobConfig
+from tasks.jsonvalue import MOST_BYTES
 from tasks.model import ACTIVATIONS, LAYERS, LOSSES, OPTIMIZERS
 
 pytestmark = pytest.mark.unit
@@ -225,8 +226,8 @@ def test_nesting_and_size_are_bounded() -> None:
     loop: list[Any] = []
     loop.append(loop)
     assert "nested too deep" in refusal({**COMMAND, "hyperparameters": {"a": loop}})
-    large = ["x" * 1000] * 263
-    assert "262144" in refusal({**COMMAND, "hyperparameters": {"a": large}})
+    large = ["x" * 1000] * (MOST_BYTES // 1003 + 1)
+    assert f"at most {MOST_BYTES}: put" in refusal({**COMMAND, "hyperparameters": {"a": large}})
     assert JobConfig.parse({**COMMAND, "hyperparameters": {"a": large[:-5]}})
 
 

@@ -89,7 +89,7 @@ def test_the_samples_comments_are_valid_too(write: Any) -> None:
 
 def test_every_key_of_the_file_is_read(write: Any) -> None:
     """Each key is set to something that is not its default, and comes back."""
-    other = {
+    other: dict[str, dict[str, Any]] = {
         "execution": {"mode": "native", "allow_untrusted_native": True},
         "docker": {
             "enabled": False,

@@ -1,0 +1,134 @@
+"""Takes a delivered job: claims it, and sees one attempt of it through to a verdict.
+
+It is the node's `tasks.executor.JobExecutor`, and knows nothing of Celery. Whatever a job does,
+no exception leaves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+import redis
+
+from tasks.errors import InvalidJob, LeaseLost
+from tasks.executor import Delivery, Dropped, Failed, Verdict
+from tasks.job import JobConfig
+from tasks.record import Claimed, NotClaimed
+from tasks.routing import route
+from tasks.state import FailureReason
+from worker.run import NodeParts, Run
+from worker.verdicts import of_record
+
+log = logging.getLogger(__name__)
+
+_AGAIN_AT_MOST_S = 5.0
+_T = TypeVar("_T")
+
+
+class Supervisor:
+    """See the module's docstring. A slot runs one job at a time, and so does this."""
+
+    def __init__(self, parts: NodeParts) -> None:
+        self._parts = parts
+        self._stopping = threading.Event()
+        self._run: Run | None = None
+
+    def execute(self, delivery: Delivery) -> Verdict:
+        """Claim the job, run one attempt of it, finish it."""
+        place = self._parts.place
+        owner = f"{place.slot}@{place.node}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        sent = time.monotonic()
+        claim = self.until_redis_answers(lambda: self._claim(delivery, owner))
+        if claim is None:
+            return Failed(
+                reason=FailureReason.USER_ERROR,
+                message="the message holds no readable job",
+                rejected=True,
+            )
+        if isinstance(claim, NotClaimed):
+            log.info("job.not_claimed job=%s why=%s", delivery.job_id, claim.why)
+            return of_record(claim)
+        log.info("job.claimed job=%s fence=%d", delivery.job_id, claim.lease.fence)
+        self._run = Run(self._parts, delivery, claim, sent, self.until_redis_answers)
+        try:
+            if self._stopping.is_set():
+                self._run.shutdown()
+            return self._run.to_its_end()
+        except LeaseLost:
+            log.warning("job.fenced job=%s fence=%d", delivery.job_id, claim.lease.fence)
+            return Dropped(why="the lease is somebody else's")
+        finally:
+            self._run = None
+
+    def stored(self, job_id: str) -> None:
+        """Celery has stored the job's result."""
+        try:
+            self._parts.records.mark_result_stored(job_id)
+        except redis.RedisError as error:  # the mark only spares the reaper a repair
+            log.warning("job.result_unmarked job=%s error=%s", job_id, error)
+
+    def shutdown(self) -> None:
+        """Stop the attempt at hand and hand its job back. May be called from a signal handler."""
+        self._stopping.set()
+        if self._run is not None:
+            self._run.shutdown()
+
+    def until_redis_answers(self, ask: Callable[[], _T]) -> _T:
+        """Ask until Redis answers. An unanswered claim or finish may have been carried out;
+        both may be said twice."""
+        wait = 0.1
+        while True:
+            try:
+                return ask()
+            except redis.RedisError as error:
+                log.warning("redis.away error=%s again_in=%.1f", error, wait)
+                time.sleep(wait)
+                wait = min(wait * 2, _AGAIN_AT_MOST_S)
+
+    def _claim(self, delivery: Delivery, owner: str) -> Claimed | NotClaimed | None:
+        """The claim; None for a message without a record that holds no job."""
+        found = self._try_claim(delivery, owner)
+        if isinstance(found, NotClaimed) and found.why == "unknown":
+            # published by a program that does not record jobs: the message is all there is
+            if not self._record(delivery):
+                return None
+            found = self._try_claim(delivery, owner)
+        return found
+
+    def _try_claim(self, delivery: Delivery, owner: str) -> Claimed | NotClaimed:
+        return self._parts.records.claim(
+            delivery.job_id,
+            owner=owner,
+            node=self._parts.place.node,
+            slot=self._parts.place.slot,
+            ttl_ms=self._parts.settings.lease_ttl_ms,
+            delivery_tag=delivery.delivery_tag,
+            message="",
+        )
+
+    def _record(self, delivery: Delivery) -> bool:
+        try:
+            job = JobConfig.parse(delivery.config)
+            if job.job_id != delivery.job_id:
+                job = job.with_job_id(delivery.job_id)
+        except InvalidJob as error:
+            log.error("job.unreadable job=%s error=%s", delivery.job_id, error)
+            return False
+        way = route(job)
+        self._parts.records.submit(
+            job_id=delivery.job_id,
+            spec=job.canonical(),
+            queue=delivery.queue or way.queue,
+            priority_step=way.priority_step,
+            user_id=job.user_id,
+            max_attempts=job.max_attempts,
+            expires_ms=0,
+            message="",
+        )
+        return True

@@ -1,0 +1,32 @@
+"""What Celery is told of a job whose message this worker could not claim."""
+
+from __future__ import annotations
+
+import json
+
+from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
+from tasks.record import NotClaimed
+from tasks.state import JobState
+
+
+def of_record(claim: NotClaimed) -> Verdict:
+    """The verdict for a job that is somebody else's, or over.
+
+    A job that is over is told again only if Celery's result of it was never stored: a chain or
+    chord would count a second telling as a second job.
+    """
+    if not claim.state.terminal or claim.result_stored:
+        return Dropped(why=claim.why)
+    match claim.state:
+        case JobState.SUCCEEDED:
+            return Succeeded(result=json.loads(claim.result or "{}"))
+        case JobState.CANCELLED:
+            return Cancelled(message=claim.message)
+        case JobState.FAILED | JobState.REJECTED:
+            return Failed(
+                reason=claim.reason,
+                message=claim.message,
+                rejected=claim.state is JobState.REJECTED,
+            )
+        case _:
+            return Dropped(why=claim.why)
