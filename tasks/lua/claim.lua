@@ -1,0 +1,69 @@
+-- 3 owner, 4 node, 5 slot, 6 ttl, 7 grace, 8 delivery tag, 9 time-to-live once terminal (s)
+local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
+local job = key('job', id)
+local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
+  'max_attempts', 'message', 'spec', 'reason', 'queue')
+local state = h[1]
+local function ack()
+  if tag ~= '' then
+    redis.call('ZREM', PREFIX .. 'unacked_index', tag)
+    redis.call('HDEL', PREFIX .. 'unacked', tag)
+  end
+end
+local function no(why)
+  local r = redis.call('HMGET', job, 'state', 'result', 'reason', 'error', 'result_stored')
+  return {'NO', why, r[1] or '', r[2] or '', r[3] or '', r[4] or '', r[5] or ''}
+end
+if not state then return no('unknown') end
+local attempt, fence = tonumber(h[7]), tonumber(h[3])
+if TERMINAL[state] then ack() return no('terminal') end
+if RUNS[state] and h[2] == owner then
+  ack()
+  return {'OK', fence, attempt, h[10], h[11] or ''}
+end
+if RUNS[state] and tonumber(h[4]) + grace > NOW then ack() return no('busy') end
+if h[5] ~= '' then
+  ack()
+  emit(id, {'s' .. cjson.encode({type = 'cancelled', message = h[5]})}, attempt, node, slot)
+  conclude(id, state, 'cancelled', '', h[5], '', keep)
+  return no('cancelled')
+end
+local expires = tonumber(h[6])
+if attempt == 0 and fence == 0 and expires > 0 and expires <= NOW then
+  ack()
+  local message = 'not started before its expiry'
+  emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})}, 0, '', '')
+  conclude(id, state, 'failed', 'timeout', message, '', keep)
+  return no('expired')
+end
+if RUNS[state] and attempt >= tonumber(h[8]) then
+  ack()
+  local message = 'its node was lost in attempt ' .. int(attempt) .. ', the last one'
+  emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'node_lost', message = message})},
+    attempt, node, slot)
+  conclude(id, state, 'failed', 'node_lost', message, '', keep)
+  return no('exhausted')
+end
+local avoid = tonumber(redis.call('HGET', job, 'avoid:' .. node) or '0')
+if avoid > NOW then
+  ack()
+  queue_again(id, state, 1000)   -- another node may have it; this one sees it again in a second
+  return no('avoided')
+end
+if (h[9] or '') == '' and tag ~= '' then
+  -- published by a program that records nothing: keep what kombu delivered, without its wrapping
+  local held = redis.call('HGET', PREFIX .. 'unacked', tag)
+  local raw = held and string.match(held, '^%[(.*), [^,]*, [^,]*%]$')
+  if raw then redis.call('HSET', job, 'message', raw, 'tag', tag) end
+end
+ack()
+fence, attempt = fence + 1, attempt + 1
+move(id, state, 'starting')
+redis.call('HSET', job, 'owner', owner, 'node', node, 'slot', slot, 'fence', fence, 'attempt', attempt,
+  'exp', NOW + ttl, 'started', NOW, 'batch', 0)
+redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
+redis.call('ZREM', key('waiting', h[12]), id)
+redis.call('ZREM', PREFIX .. 'expiring', id)
+redis.call('ZREM', PREFIX .. 'delayed', id)
+return {'OK', fence, attempt, h[10], h[11] or ''}

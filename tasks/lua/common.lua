@@ -1,0 +1,95 @@
+-- What all scripts share. ARGV[1] is the key prefix, ARGV[2] the job's id (where there is one).
+-- Redis's clock is the only clock; all times are its milliseconds.
+local PREFIX = ARGV[1]
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local TERMINAL = {succeeded = true, failed = true, cancelled = true, rejected = true}
+local RUNS = {starting = true, running = true, paused = true}
+local TAIL = 2000       -- progress and log events kept of a job, about
+local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
+
+local function key(kind, name) return PREFIX .. kind .. ':' .. name end
+local function int(value) return string.format('%d', value) end
+
+-- Number, store and publish events. A body is 's' (state) or 't' (tail) and a JSON object.
+local function emit(id, bodies, attempt, node, slot)
+  local count = #bodies
+  if count == 0 then return tonumber(redis.call('HGET', key('job', id), 'seq') or '0') end
+  local last = redis.call('HINCRBY', key('job', id), 'seq', count)
+  local history, tail = key('history', id), key('tail', id)
+  local head = '{"v":1,"job_id":' .. cjson.encode(id) .. ',"attempt":' .. int(attempt) .. ',"seq":'
+  local rest = ',"ts":' .. string.format('%.3f', NOW / 1000) .. ',"node":' .. cjson.encode(node)
+    .. ',"slot":' .. cjson.encode(slot) .. ','
+  local said, tailed = {}, false
+  for i, body in ipairs(bodies) do
+    local seq = int(last - count + i)
+    local envelope = head .. seq .. rest .. string.sub(body, 3)
+    local state = string.sub(body, 1, 1) == 's'
+    redis.call('XADD', state and history or tail, seq .. '-0', 'e', envelope)
+    tailed = tailed or not state
+    said[i] = envelope
+  end
+  if tailed then redis.call('XTRIM', tail, 'MAXLEN', '~', TAIL) end
+  redis.call('PUBLISH', key('events', id), table.concat(said, '\n'))
+  return last
+end
+
+local function move(id, before, after)
+  if before == after then return end
+  if before then redis.call('ZREM', key('state', before), id) end
+  redis.call('ZADD', key('state', after), NOW, id)
+  redis.call('HSET', key('job', id), 'state', after)
+end
+
+-- The end of a job: its keys get their time-to-live now, and not before.
+local function conclude(id, before, after, reason, message, result, ttl)
+  local job = key('job', id)
+  move(id, before, after)
+  redis.call('HSET', job, 'reason', reason, 'error', message, 'result', result, 'owner', '',
+    'exp', 0, 'finished', NOW)
+  redis.call('ZREM', PREFIX .. 'leases', id)
+  redis.call('ZREM', PREFIX .. 'delayed', id)
+  redis.call('ZREM', PREFIX .. 'expiring', id)
+  redis.call('ZREM', key('waiting', redis.call('HGET', job, 'queue')), id)
+  for _, kind in ipairs({'job', 'history', 'tail'}) do redis.call('EXPIRE', key(kind, id), ttl) end
+  local ended = key('state', after)
+  redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
+  redis.call('EXPIRE', ended, ttl)
+  local user = redis.call('HGET', job, 'user')
+  if user and user ~= '' then redis.call('EXPIRE', key('user', user), 2 * ttl) end
+end
+
+-- Put the job's message into its queue again, under a delivery tag that no copy has.
+local function push(id)
+  local job = key('job', id)
+  local kept = redis.call('HMGET', job, 'message', 'tag', 'queue', 'priority')
+  local raw, tag, queue, step = kept[1], kept[2], kept[3], kept[4]
+  redis.call('ZREM', PREFIX .. 'delayed', id)
+  redis.call('ZADD', key('waiting', queue), NOW, id)
+  if not raw or raw == '' then return false end
+  local fresh = id .. '.' .. int(redis.call('HINCRBY', job, 'pushes', 1))
+  local from, to = string.find(raw, '"' .. tag .. '"', 1, true)
+  if from then raw = string.sub(raw, 1, from) .. fresh .. string.sub(raw, to) end
+  redis.call('LPUSH', PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step), raw)
+  return true
+end
+
+-- Back to queued; its message comes at once, or after a delay by way of the reaper.
+local function queue_again(id, before, delay)
+  local job = key('job', id)
+  move(id, before, 'queued')
+  redis.call('HSET', job, 'owner', '', 'exp', 0)
+  redis.call('ZREM', PREFIX .. 'leases', id)
+  if delay > 0 then
+    redis.call('ZREM', key('waiting', redis.call('HGET', job, 'queue')), id)
+    redis.call('ZADD', PREFIX .. 'delayed', NOW + delay, id)
+  else
+    push(id)
+  end
+end
+
+local function rest_of(first)
+  local out = {}
+  for i = first, #ARGV do out[#out + 1] = ARGV[i] end
+  return out
+end

@@ -1,0 +1,50 @@
+-- 2 grace (ms), 3 time-to-live (s): expired leases, due delays, jobs not started in time.
+-- At most 100 of each. Returns how many of each were dealt with.
+local grace, keep = tonumber(ARGV[2]), tonumber(ARGV[3])
+local function due(name, until_ms)
+  return redis.call('ZRANGEBYSCORE', PREFIX .. name, '-inf', until_ms, 'LIMIT', 0, 100)
+end
+local lost, pushed, expired = 0, 0, 0
+for _, id in ipairs(due('leases', NOW - grace)) do
+  local job = key('job', id)
+  local h = redis.call('HMGET', job, 'state', 'attempt', 'max_attempts', 'cancel', 'node', 'slot')
+  if h[1] and RUNS[h[1]] then
+    local attempt, node, slot = tonumber(h[2]), h[5], h[6]
+    local message = 'node ' .. node .. ' did not renew its lease'
+    lost = lost + 1
+    if h[4] ~= '' then
+      emit(id, {'s' .. cjson.encode({type = 'cancelled', message = h[4]})}, attempt, node, slot)
+      conclude(id, h[1], 'cancelled', '', h[4], '', keep)
+    elseif attempt >= tonumber(h[3]) then
+      emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'node_lost', message = message})},
+        attempt, node, slot)
+      conclude(id, h[1], 'failed', 'node_lost', message, '', keep)
+    else
+      emit(id, {'s' .. cjson.encode({type = 'retrying', reason = 'node_lost', message = message,
+        delay_seconds = 0})}, attempt, node, slot)
+      redis.call('HSET', job, 'reason', 'node_lost', 'error', message)
+      queue_again(id, h[1], 0)
+    end
+  else
+    redis.call('ZREM', PREFIX .. 'leases', id)
+  end
+end
+for _, id in ipairs(due('delayed', NOW)) do
+  if redis.call('HGET', key('job', id), 'state') == 'queued' then
+    push(id)
+    pushed = pushed + 1
+  else
+    redis.call('ZREM', PREFIX .. 'delayed', id)
+  end
+end
+for _, id in ipairs(due('expiring', NOW)) do
+  local h = redis.call('HMGET', key('job', id), 'state', 'fence')
+  if h[1] == 'queued' and h[2] == '0' then
+    local message = 'not started before its expiry'
+    emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})}, 0, '', '')
+    conclude(id, 'queued', 'failed', 'timeout', message, '', keep)
+    expired = expired + 1
+  end
+  redis.call('ZREM', PREFIX .. 'expiring', id)
+end
+return {lost, pushed, expired}

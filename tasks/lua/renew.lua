@@ -1,0 +1,5 @@
+-- 5 ttl
+local ttl = tonumber(ARGV[5])
+redis.call('HSET', job, 'exp', NOW + ttl)
+redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
+return {'OK', held[7] or ''}

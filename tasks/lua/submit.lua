@@ -1,0 +1,25 @@
+-- 3 spec, 4 digest, 5 queue, 6 priority step, 7 user, 8 max attempts, 9 expires (ms from now, or
+-- minus the ms since the epoch, or 0), 10 message, 11 its delivery tag, 12 queued event
+local id = ARGV[2]
+local job = key('job', id)
+local digest = redis.call('HGET', job, 'digest')
+if digest then
+  if digest ~= ARGV[4] then return 'CONFLICT' end
+  if ARGV[10] ~= '' and redis.call('HGET', job, 'message') == '' then
+    redis.call('HSET', job, 'message', ARGV[10], 'tag', ARGV[11])
+  end
+  return 'STOOD'
+end
+local expires = tonumber(ARGV[9])
+if expires > 0 then expires = NOW + expires elseif expires < 0 then expires = -expires end
+redis.call('HSET', job, 'spec', ARGV[3], 'digest', ARGV[4], 'queue', ARGV[5], 'priority', ARGV[6],
+  'user', ARGV[7], 'max_attempts', ARGV[8], 'expires', int(expires), 'message', ARGV[10],
+  'tag', ARGV[11], 'submitted', NOW, 'fence', 0, 'attempt', 0, 'seq', 0, 'owner', '', 'exp', 0,
+  'node', '', 'slot', '', 'cancel', '', 'reason', '', 'error', '')
+move(id, nil, 'queued')
+redis.call('ZADD', key('waiting', ARGV[5]), NOW, id)
+redis.call('SADD', PREFIX .. 'queues', ARGV[5])
+if expires > 0 then redis.call('ZADD', PREFIX .. 'expiring', expires, id) end
+if ARGV[7] ~= '' then redis.call('ZADD', key('user', ARGV[7]), NOW, id) end
+emit(id, {ARGV[12]}, 0, '', '')
+return 'NEW'
