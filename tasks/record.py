@@ -1,19 +1,32 @@
 """The job record in Redis: the truth about a job, of which its Celery message is only a hint.
 
 Every method is one Lua script and one round trip. Redis's clock (TIME) is the only clock. Every
-write on behalf of an attempt checks owner and fence first.
+write on behalf of an attempt checks owner and fence first, in the script, and an attempt that
+lost its lease gets `LeaseLost` and has written nothing. Finish and requeue may be said twice (the
+answer to the first may have been lost); so may a batch of events that has a number.
+
+Nothing here retries: `redis.RedisError` passes through.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis
 
-from tasks.keys import Keys
-from tasks.state import FailureReason, JobState
+from tasks.errors import JobConflict, LeaseLost, UnknownJob
+from tasks.events import Event, Failed, Queued, encode, is_state
+from tasks.keys import TERMINAL_TTL_S, Keys
+from tasks.scripts import Scripts
+from tasks.state import TRANSITIONS, FailureReason, JobState
+
+_GRACE_PART = 0.25
+"""Part of the TTL that an expired lease stays unclaimable: the old keeper's local deadline has
+then passed, whatever the pace of its clock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,14 +53,18 @@ class Claimed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotClaimed:
-    """Nothing to do with this message (it is acknowledged, or belongs to the owner's claim)."""
+    """Nothing to do with this message: it is acknowledged, but if it is ``unknown``."""
 
     why: str
-    """busy, terminal, cancelled, expired, exhausted or avoided."""
+    """unknown (no record), busy, terminal, cancelled, expired, exhausted or avoided."""
     state: JobState
-    """The record's state now."""
+    """The record's state now; queued where there is no record."""
     result: str = ""
-    """For a terminal job: its stored outcome (JSON), so that Celery's result can be mended."""
+    """For a job that succeeded: its result (JSON)."""
+    reason: str = ""
+    message: str = ""
+    result_stored: bool = False
+    """Celery has the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +75,59 @@ class Renewal:
     """'' or why it shall be cancelled."""
 
 
-class Records:
-    """See the module's docstring. `redis.RedisError` passes through; nothing retries here."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reaped:
+    """What one round of the reaper dealt with."""
 
-    def __init__(self, client: redis.Redis, keys: Keys, *, terminal_ttl_s: int = 0) -> None: ...
+    lost: int
+    """Attempts whose lease ran out."""
+    pushed: int
+    """Delayed jobs whose time came."""
+    expired: int
+    """Jobs that were not started in time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRecord:
+    """What is known of a job. Times are seconds since the epoch by Redis's clock; 0: not yet."""
+
+    job_id: str
+    state: JobState
+    queue: str
+    user_id: str
+    attempt: int
+    max_attempts: int
+    fence: int
+    node: str
+    slot: str
+    submitted: float
+    started: float
+    finished: float
+    reason: str
+    message: str
+    cancel: str
+    spec: Mapping[str, Any]
+    result: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    """The last progress event; {} if there was none."""
+    seq: int
+
+
+class Records:
+    """The records under one prefix. Threads may share it; so may processes, after a fork."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, *, terminal_ttl_s: int = TERMINAL_TTL_S
+    ) -> None:
+        """``client`` decodes its answers. ``terminal_ttl_s``: how long an ended job's keys stay."""
+        self.client = client
+        self.keys = keys
+        self.terminal_ttl_s = terminal_ttl_s
+        self._scripts = Scripts(client, keys.prefix)
+
+    def ping(self) -> None:
+        """Ask whether Redis is there."""
+        self.client.ping()
 
     def submit(
         self,
@@ -77,9 +143,33 @@ class Records:
     ) -> bool:
         """Write the record as queued, with its `queued` event. True if new, False if it stood.
 
-        Raises JobConflict if it stands with another spec.
+        ``expires_ms``: positive: from now; negative: minus the ms since the epoch; 0: never.
+        ``message``: as kombu's Redis transport would have it in its list, or ''.
+
+        Raises JobConflict if it stands with another ``spec``.
         """
-        raise NotImplementedError
+        digest = hashlib.sha256(spec.encode()).hexdigest()
+        tag = json.loads(message)["properties"]["delivery_tag"] if message else ""
+        answer = self._scripts.call(
+            "submit",
+            job_id,
+            spec,
+            digest,
+            queue,
+            priority_step,
+            user_id,
+            max_attempts,
+            expires_ms,
+            message,
+            tag,
+            tagged(Queued(queue=queue)),
+        )
+        if answer == "CONFLICT":
+            raise JobConflict(
+                f"job_id {job_id!r} was submitted before, with another configuration; choose "
+                "another job_id, or leave it out"
+            )
+        return bool(answer == "NEW")
 
     def claim(
         self,
@@ -90,13 +180,40 @@ class Records:
         slot: str,
         ttl_ms: int,
         delivery_tag: str,
-        message: str,
     ) -> Claimed | NotClaimed:
-        raise NotImplementedError
+        """Take the job, and acknowledge the message ``delivery_tag``, in one step.
+
+        ``owner``: unique to this attempt; the same owner claims again with the same answer. A
+        lease that ran out can be taken over only a quarter of ``ttl_ms`` later.
+        """
+        answer = self._scripts.call(
+            "claim",
+            job_id,
+            owner,
+            node,
+            slot,
+            ttl_ms,
+            round(ttl_ms * _GRACE_PART),
+            delivery_tag,
+            self.terminal_ttl_s,
+        )
+        if answer[0] == "OK":
+            _, fence, attempt, spec, last_reason = answer
+            lease = Lease(job_id=job_id, owner=owner, fence=int(fence))
+            return Claimed(lease=lease, attempt=int(attempt), spec=spec, last_reason=last_reason)
+        _, why, state, result, reason, message, stored = answer
+        return NotClaimed(
+            why=why,
+            state=JobState(state or JobState.QUEUED),
+            result=result,
+            reason=reason,
+            message=message,
+            result_stored=stored == "1",
+        )
 
     def renew(self, lease: Lease, ttl_ms: int) -> Renewal:
-        """Raises LeaseLost."""
-        raise NotImplementedError
+        """The lease holds for ``ttl_ms`` from now. Raises LeaseLost."""
+        return Renewal(cancel=_held(self._scripts.call("renew", *_of(lease), ttl_ms), lease)[1])
 
     def publish(
         self,
@@ -105,9 +222,34 @@ class Records:
         *,
         state: JobState | None = None,
         snapshot: Mapping[str, str] | None = None,
+        batch: int = 0,
     ) -> int:
-        """Number, store and publish ``events``. Returns the last seq. Raises LeaseLost."""
-        raise NotImplementedError
+        """Number, store and publish ``events`` (by `tagged`); returns the last seq.
+
+        ``state``: go there with them. ``snapshot``: fields of the record to set. ``batch``: above
+        0 and rising with every call of an attempt; a number that was there before is not written
+        again.
+
+        Raises LeaseLost, and ValueError for a transition that the table forbids.
+        """
+        flat = [text for item in (snapshot or {}).items() for text in item]
+        before = "".join(f",{one}" for one, after in TRANSITIONS.items() if state in after)
+        answer = _held(
+            self._scripts.call(
+                "publish",
+                *_of(lease),
+                batch,
+                state or "",
+                f"{before},",
+                len(flat),
+                *flat,
+                *events,
+            ),
+            lease,
+        )
+        if isinstance(answer, str) and answer.startswith("STATE "):
+            raise ValueError(f"job {lease.job_id} cannot go from {answer[6:]} to {state}")
+        return int(answer)
 
     def finish(
         self,
@@ -119,8 +261,18 @@ class Records:
         message: str,
         result: Mapping[str, Any],
     ) -> None:
-        """Terminal, once. Raises LeaseLost."""
-        raise NotImplementedError
+        """End the job, with ``events``, the last of which says how. Raises LeaseLost."""
+        answer = self._scripts.call(
+            "finish",
+            *_of(lease),
+            state,
+            reason or "",
+            message,
+            json.dumps(result) if result else "",
+            self.terminal_ttl_s,
+            *events,
+        )
+        _held(answer, lease)
 
     def requeue(
         self,
@@ -131,7 +283,107 @@ class Records:
         message: str,
         delay_ms: int,
         counts: bool,
-        avoid_node: str,
-        avoid_ms: int,
+        avoid_node: str = "",
+        avoid_ms: int = 0,
     ) -> JobState:
-        raise NotImplementedError
+        """Give the job back to its queue; returns the state that it is in then.
+
+        ``counts``: it was an attempt; if no more are left, the job is failed with ``reason``. It
+        is cancelled if that was asked for. ``avoid_node`` does not get it for ``avoid_ms``. The
+        last of ``events`` is the one that is replaced then.
+
+        Raises LeaseLost.
+        """
+        answer = _held(
+            self._scripts.call(
+                "requeue",
+                *_of(lease),
+                reason,
+                message,
+                delay_ms,
+                int(counts),
+                avoid_node,
+                avoid_ms,
+                self.terminal_ttl_s,
+                tagged(Failed(reason=reason, message=message)),
+                *events,
+            ),
+            lease,
+        )
+        return JobState(str(answer).removeprefix("AGAIN "))
+
+    def cancel(self, job_id: str, why: str) -> tuple[bool, JobState]:
+        """Cancel a queued job at once, ask it of a running one.
+
+        Returns whether it ended or will end by this, and its state. Raises UnknownJob.
+        """
+        answer, state = self._scripts.call("cancel", job_id, why, self.terminal_ttl_s)
+        if answer == "UNKNOWN":
+            raise _unknown(job_id)
+        return answer != "ENDED", JobState(state)
+
+    def reap(self, grace_ms: int) -> Reaped:
+        """Deal with what is due; see `worker.node.reaper`."""
+        lost, pushed, expired = self._scripts.call("reap", grace_ms, self.terminal_ttl_s)
+        return Reaped(lost=lost, pushed=pushed, expired=expired)
+
+    def repush(self, job_id: str, waiting_since: str) -> bool:
+        """Push a queued job's message again, unless something happened to it since."""
+        return bool(self._scripts.call("repush", job_id, waiting_since))
+
+    def mark_result_stored(self, job_id: str) -> None:
+        """Celery has the result of this ended job."""
+        self._scripts.call("stored", job_id)
+
+    def get(self, job_id: str) -> JobRecord:
+        """The record as it stands. Raises UnknownJob."""
+        found: dict[str, str] = self.client.hgetall(self.keys.job(job_id))  # type: ignore[assignment]  # a sync client
+        if "spec" not in found:
+            raise _unknown(job_id)
+
+        def seconds(name: str) -> float:
+            return float(found.get(name) or 0) / 1000
+
+        return JobRecord(
+            job_id=job_id,
+            state=JobState(found["state"]),
+            queue=found["queue"],
+            user_id=found["user"],
+            attempt=int(found["attempt"]),
+            max_attempts=int(found["max_attempts"]),
+            fence=int(found["fence"]),
+            node=found["node"],
+            slot=found["slot"],
+            submitted=seconds("submitted"),
+            started=seconds("started"),
+            finished=seconds("finished"),
+            reason=found["reason"],
+            message=found["error"],
+            cancel=found["cancel"],
+            spec=json.loads(found["spec"]),
+            result=json.loads(found.get("result") or "{}"),
+            progress=json.loads(found.get("progress") or "{}"),
+            seq=int(found["seq"]),
+        )
+
+
+def tagged(event: Event) -> str:
+    """An event as the scripts take it: 's' for a state event, 't' for the tail, then its JSON."""
+    return ("s" if is_state(event) else "t") + encode(event)
+
+
+def _of(lease: Lease) -> tuple[str, str, int]:
+    return lease.job_id, lease.owner, lease.fence
+
+
+def _held(answer: Any, lease: Lease) -> Any:
+    if answer == "LOST":
+        raise LeaseLost(f"job {lease.job_id}: fence {lease.fence} is not the holder any more")
+    return answer
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(
+        f"no job {job_id!r}: it was never submitted to this Redis under this prefix, or its "
+        "record has expired"
+    )

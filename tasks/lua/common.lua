@@ -56,7 +56,10 @@ local function conclude(id, before, after, reason, message, result, ttl)
   redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
   redis.call('EXPIRE', ended, ttl)
   local user = redis.call('HGET', job, 'user')
-  if user and user ~= '' then redis.call('EXPIRE', key('user', user), 2 * ttl) end
+  if user and user ~= '' then
+    redis.call('ZREMRANGEBYSCORE', key('user', user), '-inf', NOW - 2000 * ttl)
+    redis.call('EXPIRE', key('user', user), 2 * ttl)
+  end
 end
 
 -- Put the job's message into its queue again, under a delivery tag that no copy has.

@@ -2,5 +2,8 @@
 local id = ARGV[2]
 local job = key('job', id)
 local held = redis.call('HMGET', job, 'owner', 'fence', 'state', 'attempt', 'node', 'slot', 'cancel')
+-- finish and requeue may be said twice, when the answer to the first was lost
+local by = ARGV[3] .. ':' .. ARGV[4]
+if redis.call('HGET', job, 'ended_by') == by then return 'AGAIN ' .. held[3] end
 if held[1] ~= ARGV[3] or held[2] ~= ARGV[4] or not RUNS[held[3]] then return 'LOST' end
 local state, attempt, node, slot = held[3], tonumber(held[4]), held[5], held[6]

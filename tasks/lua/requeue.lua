@@ -1,5 +1,6 @@
 -- 5 reason, 6 message, 7 delay (ms), 8 counts as an attempt (1 or 0), 9 node to avoid or '',
 -- 10 for how long (ms), 11 time-to-live (s), 12 the event if no attempt is left, then events
+redis.call('HSET', job, 'ended_by', by)
 local counts = ARGV[8] == '1'
 local events = rest_of(13)
 if held[7] ~= '' then
