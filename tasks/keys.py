@@ -34,8 +34,12 @@ class Keys:
         return f"{self.prefix}job:{job_id}"
 
     def history(self, job_id: str) -> str:
-        """Stream: the job's events; capped tail of progress and log."""
+        """Stream: the job's state events; the id of an entry is its seq."""
         return f"{self.prefix}history:{job_id}"
+
+    def tail(self, job_id: str) -> str:
+        """Stream: the last progress and log events; the id of an entry is its seq."""
+        return f"{self.prefix}tail:{job_id}"
 
     def events(self, job_id: str) -> str:
         """Channel: the job's events as they happen."""
@@ -54,6 +58,11 @@ class Keys:
     def delayed(self) -> str:
         """Sorted set: queued jobs whose message waits, by the ms at which it is pushed."""
         return f"{self.prefix}delayed"
+
+    @property
+    def expiring(self) -> str:
+        """Sorted set: jobs not yet started, by the ms at which they expire."""
+        return f"{self.prefix}expiring"
 
     def waiting(self, queue: str) -> str:
         """Sorted set: jobs queued in ``queue``, by the ms since when."""

@@ -272,7 +272,7 @@ class Records:
             self.terminal_ttl_s,
             *events,
         )
-        _held(answer, lease)
+        _held(answer, lease, again=True)
 
     def requeue(
         self,
@@ -309,6 +309,7 @@ class Records:
                 *events,
             ),
             lease,
+            again=True,
         )
         return JobState(str(answer).removeprefix("AGAIN "))
 
@@ -376,8 +377,10 @@ def _of(lease: Lease) -> tuple[str, str, int]:
     return lease.job_id, lease.owner, lease.fence
 
 
-def _held(answer: Any, lease: Lease) -> Any:
-    if answer == "LOST":
+def _held(answer: Any, lease: Lease, *, again: bool = False) -> Any:
+    """``again``: this attempt has ended the job, or given it back, and says so once more."""
+    said = isinstance(answer, str) and answer.startswith("AGAIN ")
+    if answer == "LOST" or (said and not again):
         raise LeaseLost(f"job {lease.job_id}: fence {lease.fence} is not the holder any more")
     return answer
 

@@ -1,0 +1,81 @@
+"""What a producer may ask of a job after it is submitted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import CyxWizError
+from tasks.state import JobState
+
+if TYPE_CHECKING:
+    from tasks.publishing import JobCelery
+
+
+class Ask(StrEnum):
+    """What can be asked of a running attempt."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CHECKPOINT = "checkpoint"
+
+
+class NotRunning(CyxWizError):
+    """Nobody runs the job now, so nobody can do what was asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CancelResult:
+    """What became of the wish."""
+
+    job_id: str
+    state: JobState
+    """cancelled: it was queued, and is over. A running state: its node was asked, and will."""
+    changed: bool
+    """False: the job had ended before."""
+
+
+def cancel(job_id: str, why: str = "", *, app: JobCelery | None = None) -> CancelResult:
+    """Cancel a job, queued or running. May be said again; final even if no worker is up.
+
+    ``why``: for people; at most 1,000 characters are kept.
+
+    Raises UnknownJob, RedisUnavailable.
+    """
+    from tasks.publishing import reachable  # noqa: PLC0415 - with Celery, which takes 200 ms
+
+    app = _app(app)
+    with reachable(app.hub):
+        changed, state = app.records.cancel(job_id, why[:1000])
+        if changed and state is JobState.CANCELLED:
+            # no worker will ever run it to write this, and .get() shall not wait for one
+            app.backend.mark_as_revoked(job_id, why or "cancelled", store_result=True)
+    return CancelResult(job_id=job_id, state=state, changed=changed)
+
+
+def ask(job_id: str, what: Ask, *, app: JobCelery | None = None) -> None:
+    """Ask something of the attempt that runs now.
+
+    Raises UnknownJob, NotRunning, RedisUnavailable.
+    """
+    from tasks.publishing import reachable  # noqa: PLC0415 - with Celery, which takes 200 ms
+
+    app = _app(app)
+    with reachable(app.hub):
+        record = app.records.get(job_id)
+        heard = app.records.client.publish(
+            app.hub.keys.control(job_id), json.dumps({"op": str(what)})
+        )
+    if not heard:
+        raise NotRunning(f"job {job_id} is {record.state}: only a running job can {what}")
+
+
+def _app(app: Any) -> JobCelery:
+    if app is not None:
+        found: JobCelery = app
+        return found
+    from tasks.celery import app as default  # noqa: PLC0415 - as above
+
+    return default

@@ -1,0 +1,342 @@
+"""What happens to a job, as events: the union, the envelope and the codec.
+
+An event is written as a JSON object with its ``type``; the scripts of `tasks.record` put the
+envelope around it. Readers take types that they do not know as `Unknown`: a newer node may send
+more than an older producer has heard of.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Final
+
+VERSION: Final = 1
+"""Of the envelope."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queued:
+    """The job waits in ``queue``."""
+
+    type: ClassVar[str] = "queued"
+    queue: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """A node will run it: how, and why so."""
+
+    type: ClassVar[str] = "admitted"
+    mode: str = ""
+    sandbox_level: int = 0
+    """0 none, 1 basic, 2 full."""
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pulling:
+    """An image is fetched."""
+
+    type: ClassVar[str] = "pulling"
+    image: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """The attempt runs."""
+
+    type: ClassVar[str] = "started"
+    mode: str = ""
+    devices: tuple[str, ...] = ()
+    image: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """The job reported progress: a claim of the job's."""
+
+    type: ClassVar[str] = "progress"
+    epoch: int = 0
+    total_epochs: int = 0
+    progress: float = 0.0
+    """epoch / total_epochs, 0 to 1."""
+    loss: float | None = None
+    accuracy: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """All further finite numbers of the line."""
+    line: str = ""
+    coalesced: int = 0
+    """How many progress events before this one were dropped in its favour."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log:
+    """Lines that the job printed."""
+
+    type: ClassVar[str] = "log"
+    stream: str = "stdout"
+    lines: tuple[str, ...] = ()
+    dropped: int = 0
+    """How many lines before these were dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """The job saved a checkpoint."""
+
+    type: ClassVar[str] = "checkpoint"
+    epoch: int = 0
+    path: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What the attempt used."""
+
+    type: ClassVar[str] = "usage"
+    cpu_seconds: float = 0.0
+    max_rss_mb: float = 0.0
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Paused:
+    """The attempt stands still."""
+
+    type: ClassVar[str] = "paused"
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """The attempt goes on."""
+
+    type: ClassVar[str] = "resumed"
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrying:
+    """The attempt is over and the job is queued again: another attempt, or a hand-back."""
+
+    type: ClassVar[str] = "retrying"
+    reason: str = ""
+    message: str = ""
+    delay_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Succeeded:
+    """The end: ``result`` is what ``AsyncResult.get()`` returns."""
+
+    type: ClassVar[str] = "succeeded"
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The end: ``reason`` is a `tasks.state.FailureReason`."""
+
+    type: ClassVar[str] = "failed"
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cancelled:
+    """The end: somebody cancelled it."""
+
+    type: ClassVar[str] = "cancelled"
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """The end: policy forbids it."""
+
+    type: ClassVar[str] = "rejected"
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truncated:
+    """Made by the reader: events that the capped history no longer has."""
+
+    type: ClassVar[str] = "truncated"
+    from_seq: int = 0
+    to_seq: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unknown:
+    """An event of a type that this version does not know."""
+
+    type: ClassVar[str] = "unknown"
+    said_type: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+Event = (
+    Queued
+    | Admitted
+    | Pulling
+    | Started
+    | Progress
+    | Log
+    | Checkpoint
+    | Usage
+    | Paused
+    | Resumed
+    | Retrying
+    | Succeeded
+    | Failed
+    | Cancelled
+    | Rejected
+    | Truncated
+    | Unknown
+)
+
+_KINDS: Final[dict[str, Any]] = {
+    kind.type: kind
+    for kind in (
+        Queued,
+        Admitted,
+        Pulling,
+        Started,
+        Progress,
+        Log,
+        Checkpoint,
+        Usage,
+        Paused,
+        Resumed,
+        Retrying,
+        Succeeded,
+        Failed,
+        Cancelled,
+        Rejected,
+        Truncated,
+    )
+}
+_TUPLES: Final = frozenset({"devices", "lines"})
+_TAIL: Final = (Progress, Log)
+_ENDS: Final = (Succeeded, Failed, Cancelled, Rejected)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """An event with where and when it happened."""
+
+    v: int
+    job_id: str
+    attempt: int
+    """0 before the first."""
+    seq: int
+    """Per job, from 1, gap-free."""
+    ts: float
+    """Seconds since the epoch, by Redis's clock."""
+    node: str
+    slot: str
+    event: Event
+
+    @property
+    def type(self) -> str:
+        """The event's type, as it was sent."""
+        return self.event.said_type if isinstance(self.event, Unknown) else self.event.type
+
+
+def is_state(event: Event) -> bool:
+    """Whether the history keeps it for good; progress and log are a capped tail."""
+    return not isinstance(event, _TAIL)
+
+
+def is_end(event: Event) -> bool:
+    """Whether nothing comes after it."""
+    return isinstance(event, _ENDS)
+
+
+def encode(event: Event) -> str:
+    """The event's JSON object: ASCII, compact, defaults left out but for the type."""
+    body: dict[str, Any] = {"type": event.type}
+    for one in fields(event):
+        value = getattr(event, one.name)
+        if value is not None and value != "" and value != () and value != {}:
+            body[one.name] = dict(value) if isinstance(value, Mapping) else value
+    try:
+        return json.dumps(body, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(body), separators=(",", ":"), allow_nan=False)
+
+
+def to_json(envelope: Envelope) -> str:
+    """The envelope as it travels."""
+    head = {
+        "v": envelope.v,
+        "job_id": envelope.job_id,
+        "attempt": envelope.attempt,
+        "seq": envelope.seq,
+        "ts": envelope.ts,
+        "node": envelope.node,
+        "slot": envelope.slot,
+    }
+    body = (
+        {"type": envelope.event.said_type, **envelope.event.fields}
+        if isinstance(envelope.event, Unknown)
+        else json.loads(encode(envelope.event))
+    )
+    return json.dumps({**head, **body}, separators=(",", ":"))
+
+
+def decode(text: str) -> Envelope:
+    """Read an envelope. Raises ValueError: no JSON object, another version, fields missing."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("an event is a JSON object")
+    if found.get("v") != VERSION:
+        raise ValueError(f"events of version {found.get('v')!r}; this reads version {VERSION}")
+    try:
+        head = {
+            "v": VERSION,
+            "job_id": str(found.pop("job_id")),
+            "attempt": int(found.pop("attempt")),
+            "seq": int(found.pop("seq")),
+            "ts": float(found.pop("ts")),
+            "node": str(found.pop("node")),
+            "slot": str(found.pop("slot")),
+        }
+        said = str(found.pop("type"))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"an event without {error}") from None
+    found.pop("v")
+    return Envelope(event=_event(said, found), **head)
+
+
+def _event(said: str, body: dict[str, Any]) -> Event:
+    kind = _KINDS.get(said)
+    if kind is None:
+        return Unknown(said_type=said, fields=body)
+    known = {one.name for one in fields(kind)}
+    event: Event = kind(
+        **{
+            name: tuple(value) if name in _TUPLES and isinstance(value, list) else value
+            for name, value in body.items()
+            if name in known
+        }
+    )
+    return event
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,0 +1,178 @@
+"""Follow a job: every event once, in order, however late the follower joins.
+
+It subscribes first, then reads the stored history, then takes from the channel what comes after
+it. A message that was missed (a reconnection, a slow reader) shows as a gap, and the history is
+read again. (The module is not called `follow`, or it would hide the function in the package.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+
+from tasks.errors import UnknownJob
+from tasks.events import Envelope
+from tasks.keys import Keys
+from tasks.sequence import Sequence
+from tasks.settings import Settings, unavailable
+
+_LOOK_AFTER_S: Final = 5.0
+"""Silence after which the record is looked at: a channel can be deaf without knowing it."""
+_AGAIN_AT_MOST_S: Final = 2.0
+
+
+def follow(
+    job_id: str,
+    *,
+    settings: Settings | None = None,
+    timeout: float | None = None,
+    reconnect_for: float = 300.0,
+) -> Iterator[Envelope]:
+    """The job's events, from its first to its end.
+
+    ``timeout``: seconds of following, then TimeoutError. ``reconnect_for``: seconds for which a
+    Redis that went away is waited for.
+
+    Raises UnknownJob, RedisUnavailable, TimeoutError.
+    """
+    hub = Settings.from_env() if settings is None else settings
+    sequence, patience = Sequence(), _Patience(timeout, reconnect_for)
+    client = hub.connect(timeout=10.0)
+    try:
+        while not sequence.ended:
+            try:
+                yield from _listen(client, hub.keys, job_id, sequence, patience)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                time.sleep(patience.after(error, hub))
+    finally:
+        client.close()
+
+
+async def follow_async(
+    job_id: str,
+    *,
+    settings: Settings | None = None,
+    timeout: float | None = None,
+    reconnect_for: float = 300.0,
+) -> AsyncIterator[Envelope]:
+    """As `follow`, for asyncio."""
+    hub = Settings.from_env() if settings is None else settings
+    sequence, patience = Sequence(), _Patience(timeout, reconnect_for)
+    client = hub.connect_async(timeout=10.0)
+    try:
+        while not sequence.ended:
+            try:
+                async for envelope in _listen_async(client, hub.keys, job_id, sequence, patience):
+                    yield envelope
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                await asyncio.sleep(patience.after(error, hub))
+    finally:
+        await client.aclose()
+
+
+class _Patience:
+    """How long to go on: with a job that is silent, with a Redis that is away."""
+
+    def __init__(self, timeout: float | None, reconnect_for: float) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._reconnect_for = reconnect_for
+        self._away_since: float | None = None
+        self._seen = False
+
+    def wait(self) -> float:
+        """How long to wait for the next message. Raises TimeoutError."""
+        if self._end is None:
+            return _LOOK_AFTER_S
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the job did not end within the time given to follow it")
+        return min(left, _LOOK_AFTER_S)
+
+    def answered(self) -> None:
+        """Redis is there."""
+        self._seen, self._away_since = True, None
+
+    def after(self, error: Exception, hub: Settings) -> float:
+        """How long to wait before connecting again. Raises RedisUnavailable."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        away = now - self._away_since
+        # one that was never reached is not waited for: its URL is wrong, or it is not started
+        if not self._seen or away > self._reconnect_for:
+            raise unavailable(hub.redis_url, error) from error
+        self.wait()
+        return min(0.1 + away / 4, _AGAIN_AT_MOST_S)
+
+
+def _listen(
+    client: redis.Redis, keys: Keys, job_id: str, sequence: Sequence, patience: _Patience
+) -> Iterator[Envelope]:
+    with client.pubsub() as pubsub:
+        pubsub.subscribe(keys.events(job_id))
+        _confirmed(pubsub.get_message(timeout=5.0))
+        yield from _catch_up(_ask(client.pipeline(), keys, job_id).execute(), job_id, sequence)
+        patience.answered()
+        while not sequence.ended:
+            message = pubsub.get_message(timeout=patience.wait(), ignore_subscribe_messages=True)
+            found = None if message is None else sequence.live(message["data"])
+            if found is None:
+                stored = _ask(client.pipeline(), keys, job_id, sequence.last).execute()
+                found = _catch_up(stored, job_id, sequence)
+            patience.answered()
+            yield from found
+
+
+async def _listen_async(
+    client: redis.asyncio.Redis,
+    keys: Keys,
+    job_id: str,
+    sequence: Sequence,
+    patience: _Patience,
+) -> AsyncIterator[Envelope]:
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(keys.events(job_id))
+        _confirmed(await pubsub.get_message(timeout=5.0))
+        stored = await _ask(client.pipeline(), keys, job_id).execute()
+        for envelope in _catch_up(stored, job_id, sequence):
+            yield envelope
+        patience.answered()
+        while not sequence.ended:
+            message = await pubsub.get_message(
+                timeout=patience.wait(), ignore_subscribe_messages=True
+            )
+            found = None if message is None else sequence.live(message["data"])
+            if found is None:
+                stored = await _ask(client.pipeline(), keys, job_id, sequence.last).execute()
+                found = _catch_up(stored, job_id, sequence)
+            patience.answered()
+            for envelope in found:
+                yield envelope
+
+
+def _confirmed(message: Any) -> None:
+    if message is None or message["type"] != "subscribe":
+        raise redis.TimeoutError("the subscription was not confirmed")
+
+
+def _ask(pipe: Any, keys: Keys, job_id: str, after: int = 0) -> Any:
+    """Queue up, to be read in one transaction: the record's seq and what is stored after one."""
+    pipe.hget(keys.job(job_id), "seq")
+    pipe.xrange(keys.history(job_id), f"({after}-0")
+    pipe.xrange(keys.tail(job_id), f"({after}-0")
+    return pipe
+
+
+def _catch_up(answer: list[Any], job_id: str, sequence: Sequence) -> list[Envelope]:
+    seq, history, tail = answer
+    if seq is None:
+        raise UnknownJob(
+            f"no job {job_id!r}: it was never submitted to this Redis under this prefix, or its "
+            "record has expired"
+        )
+    return sequence.caught_up([row["e"] for _, row in [*history, *tail]], int(seq))
