@@ -1,0 +1,117 @@
+"""How ``cyxwiz`` ends: one exit code for each kind of end, and the line that says what failed."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final, ParamSpec
+
+import click
+
+from tasks import errors
+
+P = ParamSpec("P")
+
+
+class ExitCode(IntEnum):
+    """The exit codes. They are a promise to scripts: none changes its meaning."""
+
+    OK = 0
+    FAILED = 1
+    """The followed job failed; for `doctor`: no node can run jobs here; for `demo`: it failed."""
+    USAGE = 2
+    """The command line is wrong."""
+    INVALID = 3
+    """The job or the configuration is wrong."""
+    REDIS = 4
+    """Redis cannot be reached."""
+    UNKNOWN_JOB = 5
+    CONFLICT = 6
+    """The id belongs to another job, or another node has the name or the state directory."""
+    CANCELLED = 7
+    """The followed job was cancelled."""
+    REJECTED = 8
+    """The followed job was rejected."""
+    PLATFORM = 9
+    """This host cannot do it at all."""
+    INTERNAL = 70
+    """A fault of this program."""
+    INTERRUPTED = 130
+    """Ctrl-C; a followed job goes on."""
+    BROKEN_PIPE = 141
+    """Whoever read the output has gone."""
+
+
+_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
+    (errors.InvalidJob, ExitCode.INVALID),
+    (errors.ConfigError, ExitCode.INVALID),
+    (errors.RedisUnavailable, ExitCode.REDIS),
+    (errors.UnknownJob, ExitCode.UNKNOWN_JOB),
+    (errors.JobConflict, ExitCode.CONFLICT),
+    (errors.NodeConflict, ExitCode.CONFLICT),
+    (errors.JobCancelled, ExitCode.CANCELLED),
+    (errors.JobRejected, ExitCode.REJECTED),
+    (errors.JobFailed, ExitCode.FAILED),
+    (errors.PlatformError, ExitCode.PLATFORM),
+)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code for what a command raised."""
+    if _lost_redis(error):
+        return ExitCode.REDIS
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)
+
+
+def told(error: BaseException) -> str:
+    """What is said about ``error``: what failed, and what to do next."""
+    if isinstance(error, errors.CyxWizError):
+        return str(error)
+    if _lost_redis(error):
+        return f"Redis went away: {error}. Start it again, or see `cyxwiz doctor`."
+    return (
+        f"internal error: {type(error).__name__}: {error}. "
+        "Run it again as `cyxwiz --debug …` for the traceback, and report it."
+    )
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that ends with a clear line and its exit code, and never with a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
+            raise  # click's own; `main` deals with a broken pipe
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted", err=True)
+            sys.exit(ExitCode.INTERRUPTED)
+        except Exception as error:
+            if _debug():
+                traceback.print_exc()
+            click.echo(f"cyxwiz: {told(error)}", err=True)
+            sys.exit(exit_code(error))
+
+    return run
+
+
+def _debug() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and getattr(context.find_root().obj, "debug", False))
+
+
+def _lost_redis(error: BaseException) -> bool:
+    """Whether a client that is loaded by now says that Redis is away. Loads none."""
+    kinds = [
+        getattr(sys.modules.get(module), name, None)
+        for module, names in {
+            "redis.exceptions": ("ConnectionError", "TimeoutError"),
+            "kombu.exceptions": ("OperationalError",),
+        }.items()
+        for name in names
+    ]
+    return isinstance(error, tuple(kind for kind in kinds if kind is not None))

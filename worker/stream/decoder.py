@@ -1,0 +1,214 @@
+"""What a job prints, as events. Bounded, and never raises: the bytes are the job's.
+
+A line of stdout that is a JSON object of a known type and right in every field is taken as such;
+everything else is log. What a job says of itself stays a claim: see `worker.outcome`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tasks.events import Checkpoint, Event, Log, Progress
+from worker.runtimes.base import Chunk, Stream
+from worker.stream.lines import LineBuffer, text_of
+
+_MOST_LINES: Final = 200
+"""Lines in one log event."""
+_MOST_METRICS: Final = 64
+_MOST_NAME: Final = 64
+_MOST_TEXT: Final = 1024
+_MOST_EPOCH: Final = 10**9
+_TAIL: Final = 20
+_NOT_METRICS: Final = frozenset(
+    {"type", "job_id", "epoch", "total_epochs", "loss", "accuracy", "timestamp", "progress"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """The job's own word on how it went. A claim."""
+
+    success: bool
+    model_path: str
+    sha256: str
+    error: str
+    metrics: Mapping[str, float]
+
+
+class Decoder:
+    """Decodes the two streams of one attempt."""
+
+    def __init__(
+        self, job_id: str, total_epochs: int, *, offsets: Mapping[Stream, int] | None = None
+    ) -> None:
+        """``offsets``: where an earlier supervisor of the same attempt left off."""
+        self._job_id = job_id
+        self._total_epochs = total_epochs
+        self._buffers = {one: LineBuffer((offsets or {}).get(one, 0)) for one in Stream}
+        self.completion: Completion | None = None
+        self.progress: Progress | None = None
+        """The last one."""
+        self.lines = 0
+        """How many lines were seen."""
+        self.cuda_oom_seen = False
+        self.memory_error_seen = False
+        self._tail: deque[str] = deque(maxlen=_TAIL)
+
+    @property
+    def tail(self) -> str:
+        """The last lines of log, for messages; at most about 1,000 characters."""
+        return " | ".join(self._tail)[-1000:]
+
+    def consumed(self, stream: Stream) -> int:
+        """Every byte of ``stream`` before this offset has become events."""
+        return self._buffers[stream].consumed
+
+    def feed(self, chunk: Chunk) -> list[Event]:
+        """The events in a chunk."""
+        return self._events(chunk.stream, self._buffers[chunk.stream].feed(chunk.offset, chunk.data))
+
+    def flush(self) -> list[Event]:
+        """The events in what is left: both streams have ended."""
+        found: list[Event] = []
+        for stream, buffer in self._buffers.items():
+            found += self._events(stream, buffer.flush())
+        return found
+
+    def _events(self, stream: Stream, lines: list[tuple[bytes, int]]) -> list[Event]:
+        found: list[Event] = []
+        log: list[str] = []
+        self.lines += len(lines)
+        for line, cut in lines:
+            event = None
+            if line[:1] == b"{" and stream is Stream.STDOUT and not cut:
+                event = self._message(line, log)
+            elif line:
+                self._log(text_of(line, cut), log)
+            if event is not None or len(log) >= _MOST_LINES:
+                if log:
+                    found.append(Log(stream=stream, lines=tuple(log)))
+                    log = []
+                if event is not None:
+                    found.append(event)
+        if log:
+            found.append(Log(stream=stream, lines=tuple(log)))
+        return found
+
+    def _message(self, line: bytes, log: list[str]) -> Event | None:
+        """The event of a JSON line, or its text in ``log``."""
+        try:
+            said = json.loads(line)
+        except (ValueError, RecursionError):
+            said = None
+        if isinstance(said, dict):
+            claimed = said.get("job_id", self._job_id)
+            kind = said.get("type")
+            if claimed != self._job_id and kind in ("progress", "complete", "checkpoint"):
+                self._log(f"[claims to be job {claimed!s:.128}] {text_of(line)}", log)
+                return None
+            event: Progress | Checkpoint | None = None
+            if kind == "progress":
+                progress = self._progress(said, line)
+                self.progress = progress or self.progress
+                event = progress
+            elif kind == "checkpoint":
+                event = _checkpoint(said)
+            elif kind == "complete" and isinstance(said.get("success"), bool):
+                self.completion = _completion(said)
+                return None
+            if event is not None:
+                return event
+        self._log(text_of(line), log)
+        return None
+
+    def _progress(self, said: dict[str, Any], line: bytes) -> Progress | None:
+        epoch, total = said.get("epoch"), said.get("total_epochs", self._total_epochs)
+        if type(epoch) is not int or not 0 <= epoch <= _MOST_EPOCH:
+            return None
+        if type(total) is not int or not 1 <= total <= _MOST_EPOCH:
+            return None
+        numbers = _metrics(said)
+        if numbers is None:
+            return None
+        loss, accuracy = said.get("loss"), said.get("accuracy")
+        if not (_finite(loss) and _finite(accuracy)):
+            return None
+        return Progress(
+            epoch=epoch,
+            total_epochs=total,
+            progress=min(1.0, epoch / total),
+            loss=loss,
+            accuracy=accuracy,
+            metrics=numbers,
+            line=text_of(line),
+        )
+
+    def _log(self, text: str, log: list[str]) -> None:
+        if not text:
+            return
+        log.append(text)
+        self._tail.append(text[:200])
+        if "rror" in text or "CUDA" in text:
+            if "CUDA out of memory" in text or "OutOfMemoryError" in text:
+                self.cuda_oom_seen = True
+            elif text.startswith("MemoryError") or "_ArrayMemoryError" in text:
+                self.memory_error_seen = True
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is None or a number that JSON can say. No bool: that is no number here."""
+    if value is None:
+        return True
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _metrics(said: dict[str, Any]) -> dict[str, float] | None:
+    """All further numbers; None if one is not finite. Other values are no metrics, and no harm."""
+    found: dict[str, float] = {}
+    for name, value in said.items():
+        if name in _NOT_METRICS or type(value) not in (int, float):
+            continue
+        if not _finite(value) or len(name) > _MOST_NAME or len(found) == _MOST_METRICS:
+            return None
+        found[text_of(name.encode("utf-8", "replace"))] = value
+    return found
+
+
+def _checkpoint(said: dict[str, Any]) -> Checkpoint | None:
+    epoch = said.get("epoch", 0)
+    if type(epoch) is not int or not 0 <= epoch <= _MOST_EPOCH:
+        return None
+    return Checkpoint(epoch=epoch, path=_text(said.get("path")), sha256=_text(said.get("sha256")))
+
+
+def _completion(said: dict[str, Any]) -> Completion:
+    metrics = said.get("metrics")
+    return Completion(
+        success=said["success"],
+        model_path=_text(said.get("model_path")),
+        sha256=_text(said.get("sha256")),
+        error=_text(said.get("error")),
+        metrics=(_metrics(metrics) or {}) | _named(metrics) if isinstance(metrics, dict) else {},
+    )
+
+
+def _named(metrics: dict[str, Any]) -> dict[str, float]:
+    """Loss and accuracy among the final metrics."""
+    return {
+        name: metrics[name]
+        for name in ("loss", "accuracy")
+        if metrics.get(name) is not None and _finite(metrics[name])
+    }
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    return text_of(value[:_MOST_TEXT].encode("utf-8", "replace"))
