@@ -51,9 +51,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     ) -> Any:
         """Submit a job. Raises InvalidJob, JobConflict, RedisUnavailable."""
         job = job_of(args, kwargs, task_id)
-        return super().apply_async(
-            (job.to_wire(),), {}, task_id or job.job_id, *rest, **options
-        )
+        return super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any

@@ -168,7 +168,7 @@ class Attempt:
         }
         try:
             self._progress({key: value for key, value in fields.items() if value is not None})
-        except Exception as error:  # noqa: BLE001 - Celery's view is a courtesy; events are ours
+        except Exception as error:
             log.warning("celery.progress_unsaid job=%s %r", self._handle.attempt.job_id, error)
 
     def _tell(self, verb: Callable[[], None]) -> None:

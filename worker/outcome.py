@@ -78,9 +78,7 @@ def decide(evidence: Evidence) -> Outcome:
     if failure is None:
         return Outcome(state=JobState.SUCCEEDED)
     reason, message = failure
-    return Outcome(
-        state=JobState.FAILED, reason=reason, message=message, retry=reason.retryable
-    )
+    return Outcome(state=JobState.FAILED, reason=reason, message=message, retry=reason.retryable)
 
 
 def _failure(evidence: Evidence) -> tuple[FailureReason, str] | None:

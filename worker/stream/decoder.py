@@ -70,7 +70,9 @@ class Decoder:
 
     def feed(self, chunk: Chunk) -> list[Event]:
         """The events in a chunk."""
-        return self._events(chunk.stream, self._buffers[chunk.stream].feed(chunk.offset, chunk.data))
+        return self._events(
+            chunk.stream, self._buffers[chunk.stream].feed(chunk.offset, chunk.data)
+        )
 
     def flush(self) -> list[Event]:
         """The events in what is left: both streams have ended."""

@@ -8,7 +8,9 @@ from typing import Final
 MOST_LINE: Final = 8 * 1024
 """Bytes of a line that are kept."""
 
-_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_ESCAPES: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
+)
 _CONTROL: Final = {
     code: None for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if code != 9
 }

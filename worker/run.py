@@ -1,0 +1,427 @@
+"""One claimed attempt, from admission to its end. Reads in the order in which things happen."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tasks import events
+from tasks.errors import InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
+from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict
+from tasks.job import JobConfig
+from tasks.record import Claimed, Records, tagged
+from tasks.settings import Settings
+from tasks.state import FailureReason, JobState
+from worker.admission import Admitted, HandBack, Refused, admit
+from worker.attempt import Attempt, Patience
+from worker.config import NodeConfig
+from worker.devices.pool import DevicePool, HeldGrant
+from worker.launch import native_plan
+from worker.lease import Renewal
+from worker.limits import HostSize, effective_timeout
+from worker.node.paths import NodePaths
+from worker.orders import Orders
+from worker.outcome import Ended, Evidence, Outcome, decide
+from worker.plan import AttemptId, ExitStatus, LaunchPlan
+from worker.result import missing_output, success_result
+from worker.retry import backoff_ms
+from worker.runtimes.base import Handle, Runtime
+from worker.store.artifacts import Collected, collect
+from worker.store.datasets import DataRefused, locate
+from worker.stream.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+_AVOID_MS = 30_000
+"""A job that this node handed back goes to any other node for so long."""
+_MB = 1 << 20
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Which slot of which node this is."""
+
+    node: str
+    slot: str
+    host: HostSize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeParts:
+    """What every attempt in a slot uses."""
+
+    records: Records
+    settings: Settings
+    config: NodeConfig
+    paths: NodePaths
+    pool: DevicePool
+    runtime: Runtime
+    place: Place
+
+
+class _NotHere(Exception):
+    """The node cannot run it now."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class _Never(Exception):
+    """No node may run it."""
+
+    def __init__(self, reason: FailureReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class _Ended(Exception):
+    """Cancelled or shut down before anything was started."""
+
+
+class Run:
+    """One claimed attempt. `shutdown` may come from another thread or a signal handler."""
+
+    def __init__(
+        self,
+        parts: NodeParts,
+        delivery: Delivery,
+        claim: Claimed,
+        claimed: float,
+        until_redis_answers: Callable[[Callable[[], Any]], Any],
+    ) -> None:
+        """``claimed``: time.monotonic() just before the claim was sent."""
+        self._parts = parts
+        self._delivery = delivery
+        self._claim = claim
+        self._sure = until_redis_answers
+        self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
+        self._publisher = Publisher(parts.records, claim.lease, on_lost=self.lost)
+        self._renewal = Renewal(
+            parts.records, claim.lease, parts.settings.lease_ttl_ms, self, claimed
+        )
+        self._orders = Orders(parts.settings)
+        self._attempt: Attempt | None = None
+        self._handle: Handle | None = None
+        self._grant: HeldGrant | None = None
+        self._admitted: Admitted | None = None
+        self._early: tuple[Ended, str] | None = None
+        self._fenced = False
+        self._began = time.monotonic()
+
+    # told by the lease's thread, the orders' thread and the publisher
+
+    def renewed(self, deadline: float) -> None:
+        """The lease holds until ``deadline``."""
+        if self._attempt is not None:
+            self._attempt.renewed(deadline)
+
+    def lost(self) -> None:
+        """The job is somebody else's."""
+        self._fenced = True
+        if self._attempt is not None:
+            self._attempt.lost()
+
+    def cancel_asked(self, why: str) -> None:
+        """The record says that the job shall be cancelled."""
+        self._end(Ended.CANCELLED, why)
+
+    def shutdown(self) -> None:
+        """The node stops: end the attempt, hand the job back."""
+        self._end(Ended.SHUTDOWN, f"node {self._parts.place.node} stopped")
+
+    def _end(self, ended: Ended, why: str) -> None:
+        self._early = self._early or (ended, why)
+        if self._attempt is not None:
+            self._attempt.end(ended, why)
+
+    def _order(self, op: str, order: Mapping[str, Any]) -> None:
+        if self._attempt is not None:
+            self._attempt.order(op, order)
+        elif op == "cancel":
+            self._end(Ended.CANCELLED, str(order.get("why") or ""))
+
+    # the steps
+
+    def to_its_end(self) -> Verdict:
+        """Run it and finish it. Raises LeaseLost."""
+        self._renewal.start()
+        self._orders.listen(self._id.job_id, self._order)
+        try:
+            return self._finish(*self._steps())
+        finally:
+            self._renewal.stop()
+            self._orders.stop()
+            self._publisher.close()
+            self._clean_up()
+
+    def _steps(self) -> tuple[Outcome, Mapping[str, Any]]:
+        """Everything up to the outcome; and, of a success, its result."""
+        try:
+            job = JobConfig.parse(self._claim.spec)
+            plan = self._plan(job)
+            self._start(plan)
+            exit_ = self._watch(job)
+            return self._judge(job, plan, exit_)
+        except _Ended:
+            ended, why = self._early or (Ended.SHUTDOWN, "")
+            return decide(Evidence(exit=ExitStatus(code=None), ended=ended, why=why)), {}
+        except _Never as never:
+            return _outcome(JobState.REJECTED, never.reason, never), {}
+        except InvalidJob as error:
+            return _outcome(JobState.REJECTED, FailureReason.USER_ERROR, error), {}
+        except _NotHere as here:
+            return _handed_back(here.reason, here), {}
+        except RuntimeUnavailable as error:
+            return _handed_back(FailureReason.ENGINE_ERROR, error), {}
+        except LeaseLost:
+            raise
+        except Exception as error:  # a fault of ours must not cost the job its record
+            log.exception("attempt.broken attempt=%s", self._id)
+            message = f"{type(error).__name__}: {error}"
+            return (
+                Outcome(
+                    state=JobState.FAILED,
+                    reason=FailureReason.INTERNAL,
+                    message=message,
+                    retry=True,
+                ),
+                {},
+            )
+
+    def _plan(self, job: JobConfig) -> LaunchPlan:
+        """Admission, data, grant."""
+        parts = self._parts
+        decision = admit(job, parts.config, parts.place.host)
+        match decision:
+            case Refused():
+                raise _Never(decision.reason, decision.message)
+            case HandBack():
+                raise _NotHere(decision.reason, decision.message)
+            case Admitted():
+                self._admitted = decision
+        self._publisher.state(
+            events.Admitted(mode=decision.mode, sandbox_level=0, why=decision.why)
+        )
+        try:
+            data = locate(job.dataset_uri, parts.config.storage.roots, parts.config.storage.schemes)
+        except DataRefused as error:
+            raise _Never(FailureReason.DATASET_UNAVAILABLE, str(error)) from None
+        self._check()
+        self._grant = parts.pool.grant_cpu(parts.place.slot)
+        return native_plan(
+            job=job,
+            attempt=self._id,
+            number=self._claim.attempt,
+            config=parts.config,
+            paths=parts.paths,
+            grant=self._grant.grant,
+            limits=decision.limits,
+            data=data,
+        )
+
+    def _start(self, plan: LaunchPlan) -> None:
+        self._check()
+        self._parts.runtime.prepare(plan.image, lambda detail: None)
+        self._handle = self._parts.runtime.start(plan, self._renewal.deadline)
+        if self._grant is not None:
+            self._grant.release()  # the keeper holds it from here on
+        self._publisher.state(
+            events.Started(mode="native", devices=plan.grant.devices), state=JobState.RUNNING
+        )
+        _courtesy("started", self._delivery.started)
+
+    def _watch(self, job: JobConfig) -> ExitStatus:
+        assert self._handle is not None  # noqa: S101 - _start has set it
+        timeouts = self._parts.config.timeouts
+        self._attempt = Attempt(
+            job=job,
+            handle=self._handle,
+            publisher=self._publisher,
+            patience=Patience(
+                timeout=effective_timeout(job, self._parts.config) or 0.0,
+                stall=job.stall_timeout_seconds or 0.0,
+                grace=timeouts.stop_grace,
+            ),
+            progress=self._delivery.progress,
+        )
+        if self._fenced:
+            self._attempt.lost()
+        elif self._early is not None:
+            self._attempt.end(*self._early)
+        return self._attempt.watch()
+
+    def _judge(
+        self, job: JobConfig, plan: LaunchPlan, exit_: ExitStatus
+    ) -> tuple[Outcome, Mapping[str, Any]]:
+        """The outcome, from evidence; the artefacts of a success."""
+        attempt = self._attempt
+        assert attempt is not None  # noqa: S101 - _watch has set it
+        if self._fenced:
+            raise LeaseLost(str(self._id))
+        self._publisher.state(
+            events.Usage(
+                cpu_seconds=round(exit_.cpu_seconds, 3),
+                max_rss_mb=round(exit_.max_rss_mb, 1),
+                wall_seconds=round(exit_.wall_seconds, 3),
+            )
+        )
+        said = attempt.decoder.completion
+        evidence = Evidence(
+            exit=exit_,
+            ended=attempt.ended,
+            why=attempt.why,
+            completed=said is not None,
+            success=said is not None and said.success,
+            error="" if said is None else said.error,
+            must_complete=job.model_definition is not None,
+            missing_output=missing_output(said, plan.output),
+            cuda_oom_seen=attempt.decoder.cuda_oom_seen,
+            memory_error_seen=attempt.decoder.memory_error_seen,
+            has_gpu=bool(plan.grant.devices),
+            tail=attempt.decoder.tail,
+        )
+        outcome = decide(evidence)
+        if outcome.state is not JobState.SUCCEEDED:
+            return outcome, {}
+        kept = self._collect(plan.output)
+        result = success_result(
+            job_id=self._id.job_id,
+            completion=said,
+            progress=attempt.decoder.progress,
+            kept=kept,
+            output=plan.output,
+            about={
+                "mode": "native",
+                "why": self._admitted.why if self._admitted else "",
+                "node": self._parts.place.node,
+                "slot": self._parts.place.slot,
+                "attempt": self._claim.attempt,
+                "seconds": round(time.monotonic() - self._began, 3),
+                "cpu_seconds": round(exit_.cpu_seconds, 3),
+                "max_rss_mb": round(exit_.max_rss_mb, 1),
+            },
+        )
+        return outcome, result
+
+    def _collect(self, output: Path) -> Collected:
+        parts = self._parts
+        place = parts.config.storage.artifacts
+        root = parts.paths.artifacts if place is None else Path(place)
+        most = parts.config.storage.output_mb * _MB
+        return collect(output, root / self._id.job_id, most_bytes=most)
+
+    def _check(self) -> None:
+        if self._fenced:
+            raise LeaseLost(str(self._id))
+        if self._early is not None:
+            raise _Ended
+
+    # the end
+
+    def _finish(self, outcome: Outcome, result: Mapping[str, Any]) -> Verdict:
+        """Write the end, or give the job back. Raises LeaseLost."""
+        left = self._publisher.close()
+        if self._fenced or self._publisher.lost:
+            raise LeaseLost(str(self._id))
+        if outcome.retry:
+            return self._requeue(outcome, left)
+        records, lease = self._parts.records, self._claim.lease
+        self._sure(
+            lambda: records.finish(
+                lease,
+                outcome.state,
+                [*left, tagged(_end_event(outcome, result))],
+                reason=outcome.reason,
+                message=outcome.message,
+                result=result,
+            )
+        )
+        log.info("job.%s job=%s reason=%s", outcome.state, self._id.job_id, outcome.reason)
+        shutil.rmtree(self._parts.paths.job(self._id.job_id), ignore_errors=True)
+        if outcome.state is JobState.SUCCEEDED:
+            return Succeeded(result=result)
+        if outcome.state is JobState.CANCELLED:
+            return Cancelled(message=outcome.message)
+        return Failed(
+            reason=outcome.reason or FailureReason.INTERNAL,
+            message=outcome.message,
+            rejected=outcome.state is JobState.REJECTED,
+        )
+
+    def _requeue(self, outcome: Outcome, left: list[str]) -> Verdict:
+        reason = outcome.reason or FailureReason.INTERNAL
+        delay = backoff_ms(self._claim.attempt) if outcome.counts else 0
+        event = events.Retrying(reason=reason, message=outcome.message, delay_seconds=delay / 1000)
+        state = self._sure(
+            lambda: self._parts.records.requeue(
+                self._claim.lease,
+                [*left, tagged(event)],
+                reason=reason,
+                message=outcome.message,
+                delay_ms=delay,
+                counts=outcome.counts,
+                avoid_node="" if outcome.counts else self._parts.place.node,
+                avoid_ms=_AVOID_MS,
+            )
+        )
+        log.info("job.requeued job=%s reason=%s state=%s", self._id.job_id, reason, state)
+        if state is JobState.FAILED:
+            return Failed(reason=reason, message=outcome.message)
+        if state is JobState.CANCELLED:
+            return Cancelled(message="cancelled")
+        return Dropped(why=f"queued again: {reason}")
+
+    def _clean_up(self) -> None:
+        """Nothing of the attempt stays: no process, no grant, no directory but checkpoints."""
+        if self._handle is not None:
+            try:
+                self._handle.remove()
+            except (KeeperError, OSError) as error:
+                log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
+        if self._grant is not None:
+            self._grant.release()
+        place = self._parts.paths.job(self._id.job_id)
+        shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
+        for directory in (place / "checkpoints", place):
+            try:
+                directory.rmdir()  # only if it is empty
+            except OSError:
+                break
+
+
+def _end_event(outcome: Outcome, result: Mapping[str, Any]) -> events.Event:
+    reason = outcome.reason or ""
+    match outcome.state:
+        case JobState.SUCCEEDED:
+            return events.Succeeded(result=result)
+        case JobState.CANCELLED:
+            return events.Cancelled(message=outcome.message)
+        case JobState.REJECTED:
+            return events.Rejected(reason=reason, message=outcome.message)
+        case _:
+            return events.Failed(reason=reason, message=outcome.message)
+
+
+def _outcome(state: JobState, reason: FailureReason, error: Exception) -> Outcome:
+    return Outcome(state=state, reason=reason, message=str(error))
+
+
+def _handed_back(reason: FailureReason, error: Exception) -> Outcome:
+    return Outcome(
+        state=JobState.QUEUED, reason=reason, message=str(error), retry=True, counts=False
+    )
+
+
+def _courtesy(what: str, tell: Callable[[], None]) -> None:
+    """Celery's own view; the job goes on without it."""
+    try:
+        tell()
+    except Exception as error:  # whatever Celery's backend raises
+        log.warning("celery.untold what=%s error=%r", what, error)
