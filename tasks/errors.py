@@ -9,7 +9,7 @@ CyxWizError
 ├── JobFailed           what `AsyncResult.get()` raises for a job that failed
 │   ├── JobRejected     … that no node may run
 │   └── JobCancelled    … that was cancelled (for `follow(...).result()`)
-├── ConfigError         server-node.yaml or an environment variable is wrong; path, line, what is allowed
+├── ConfigError         the node's configuration is wrong: path, line, what is allowed
 ├── NodeConflict        another agent has the state directory, or a live node has the name
 ├── PlatformError       this host cannot do it at all (a node on Windows: use WSL2)
 ├── RuntimeUnavailable  the runtime (native, engine) cannot start attempts now

@@ -300,7 +300,7 @@ def decode(text: str) -> Envelope:
     if found.get("v") != VERSION:
         raise ValueError(f"events of version {found.get('v')!r}; this reads version {VERSION}")
     try:
-        head = {
+        head: dict[str, Any] = {
             "v": VERSION,
             "job_id": str(found.pop("job_id")),
             "attempt": int(found.pop("attempt")),

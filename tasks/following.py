@@ -113,7 +113,7 @@ class _Patience:
 def _listen(
     client: redis.Redis, keys: Keys, job_id: str, sequence: Sequence, patience: _Patience
 ) -> Iterator[Envelope]:
-    with client.pubsub() as pubsub:
+    with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]  # redis-py
         pubsub.subscribe(keys.events(job_id))
         _confirmed(pubsub.get_message(timeout=5.0))
         yield from _catch_up(_ask(client.pipeline(), keys, job_id).execute(), job_id, sequence)

@@ -91,7 +91,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
         headers, properties, (args, kwargs, embed), sent_event = message
         job = job_of(args, kwargs, headers["id"])
         way = route(job)
-        body = ((job.to_wire(),), {}, embed)
+        body: tuple[Any, ...] = ((job.to_wire(),), {}, embed)
         options.setdefault("priority", way.priority_step)
         queue = options.get("queue") or way.queue
         queue = queue if isinstance(queue, str) else queue.name
@@ -115,7 +115,7 @@ class JobControl(Control):  # type: ignore[misc]  # Celery has no type hints
 
     def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
         """Cancel the jobs among the ids, record and process both; revoke the other tasks."""
-        from tasks.control import cancel  # noqa: PLC0415 - it needs the app for Celery's result
+        from tasks.control import cancel
 
         others = []
         for one in [task_id] if isinstance(task_id, str) else list(task_id):
@@ -166,7 +166,7 @@ def kombu_message(
 
     The form is that of kombu's virtual transports (`kombu.transport.virtual.base.Channel`).
     """
-    content_type, content_encoding, data = dumps(body, "json")
+    content_type, content_encoding, data = dumps(body, "json")  # type: ignore[no-untyped-call]  # kombu
     raw = data if isinstance(data, bytes) else data.encode()
     return json.dumps(
         {

@@ -76,16 +76,31 @@ class Settings:
         ``timeout``: seconds for connecting and for each answer; None waits for answers for ever.
         Nothing is sent yet; see `check` for an error that names the URL.
         """
-        url = _with_scheme(self.redis_url, "unix") if self.on_socket else self.redis_url
         client: redis.Redis = redis.Redis.from_url(
-            url,
+            self._client_url,
             decode_responses=decode,
-            socket_timeout=timeout,
-            socket_connect_timeout=3.0,
             retry=Retry(NoBackoff(), 0),
-            **({} if self.on_socket else {"socket_keepalive": True}),
+            **self._options(timeout),
         )
         return client
+
+    def connect_async(self, *, timeout: float | None = 5.0) -> redis.asyncio.Redis:
+        """As `connect`, for asyncio."""
+        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
+            self._client_url,
+            decode_responses=True,
+            retry=AsyncRetry(NoBackoff(), 0),
+            **self._options(timeout),
+        )
+        return client
+
+    @property
+    def _client_url(self) -> str:
+        return _with_scheme(self.redis_url, "unix") if self.on_socket else self.redis_url
+
+    def _options(self, timeout: float | None) -> dict[str, Any]:
+        common: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": 3.0}
+        return common if self.on_socket else {**common, "socket_keepalive": True}
 
     def check(self) -> None:
         """Say whether Redis answers. Raises RedisUnavailable within 3 s, naming the URL."""

@@ -62,7 +62,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
             executor.stored(task_id)
 
 
-@app.task(bind=True, base=JobTask, name=TRAIN, typing=False, shared=False)
+@app.task(  # type: ignore[untyped-decorator]  # Celery has no type hints
+    bind=True, base=JobTask, name=TRAIN, typing=False, shared=False
+)
 def train(self: JobTask, config: Mapping[str, Any]) -> dict[str, Any]:
     """Run a job: ``train.delay(config)``, with a dict or a `JobConfig`.
 
@@ -119,8 +121,8 @@ def _settle(task: JobTask, verdict: Verdict) -> dict[str, Any]:
             executor = current()
             if executor is not None:
                 executor.stored(str(task.request.id))
-            raise Ignore()
+            raise Ignore
         case Dropped():
-            raise Ignore()
+            raise Ignore
         case _:
             assert_never(verdict)

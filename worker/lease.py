@@ -6,9 +6,11 @@ keeper's local deadline stands, so a node that Redis has given up on stops its j
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Protocol
 
 import redis
@@ -21,6 +23,23 @@ log = logging.getLogger(__name__)
 _MARGIN = 0.1
 """Part of the TTL by which the local deadline comes before Redis's: clocks run at unequal pace."""
 _AGAIN_S = 0.5
+_FILE = "lease.json"
+
+
+def remember(directory: Path, lease: Lease) -> None:
+    """Leave in an attempt's state directory who holds its lease, for a successor."""
+    (directory / _FILE).write_text(
+        json.dumps({"job_id": lease.job_id, "owner": lease.owner, "fence": lease.fence})
+    )
+
+
+def recall(directory: Path) -> Lease | None:
+    """The lease of the attempt in ``directory``; None if its supervisor died before it wrote it."""
+    try:
+        said = json.loads((directory / _FILE).read_text())
+        return Lease(job_id=said["job_id"], owner=said["owner"], fence=said["fence"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class LeaseListener(Protocol):

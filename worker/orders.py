@@ -69,7 +69,8 @@ class Orders:
         handle: Callable[[str, Mapping[str, Any]], None],
         stop: threading.Event,
     ) -> None:
-        with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        # redis-py has no hints for pubsub()
+        with client.pubsub(ignore_subscribe_messages=True) as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe(channel)
             while not stop.is_set():
                 message = pubsub.get_message(timeout=_POLL_S)

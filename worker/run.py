@@ -6,7 +6,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,23 +13,21 @@ from tasks import events
 from tasks.errors import InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, Records, tagged
-from tasks.settings import Settings
+from tasks.record import Claimed, tagged
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Patience
-from worker.config import NodeConfig
-from worker.devices.pool import DevicePool, HeldGrant
+from worker.devices.pool import HeldGrant
 from worker.launch import native_plan
-from worker.lease import Renewal
-from worker.limits import HostSize, effective_timeout
-from worker.node.paths import NodePaths
+from worker.lease import Renewal, remember
+from worker.limits import effective_timeout
 from worker.orders import Orders
 from worker.outcome import Ended, Evidence, Outcome, decide
+from worker.parts import NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.result import missing_output, success_result
 from worker.retry import backoff_ms
-from worker.runtimes.base import Handle, Runtime
+from worker.runtimes.base import Handle
 from worker.store.artifacts import Collected, collect
 from worker.store.datasets import DataRefused, locate
 from worker.stream.publisher import Publisher
@@ -41,28 +38,6 @@ _AVOID_MS = 30_000
 """A job that this node handed back goes to any other node for so long."""
 _MB = 1 << 20
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Which slot of which node this is."""
-
-    node: str
-    slot: str
-    host: HostSize
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeParts:
-    """What every attempt in a slot uses."""
-
-    records: Records
-    settings: Settings
-    config: NodeConfig
-    paths: NodePaths
-    pool: DevicePool
-    runtime: Runtime
-    place: Place
 
 
 class _NotHere(Exception):
@@ -230,6 +205,7 @@ class Run:
         self._check()
         self._parts.runtime.prepare(plan.image, lambda detail: None)
         self._handle = self._parts.runtime.start(plan, self._renewal.deadline)
+        remember(plan.state, self._claim.lease)
         if self._grant is not None:
             self._grant.release()  # the keeper holds it from here on
         self._publisher.state(

@@ -22,7 +22,8 @@ from tasks.job import JobConfig
 from tasks.record import Claimed, NotClaimed
 from tasks.routing import route
 from tasks.state import FailureReason
-from worker.run import NodeParts, Run
+from worker.parts import NodeParts
+from worker.run import Run
 from worker.verdicts import of_record
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,6 @@ class Supervisor:
             slot=self._parts.place.slot,
             ttl_ms=self._parts.settings.lease_ttl_ms,
             delivery_tag=delivery.delivery_tag,
-            message="",
         )
 
     def _record(self, delivery: Delivery) -> bool:

@@ -14,7 +14,7 @@ __all__ = ["main"]
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``cyxwiz`` with ``args`` (default: this process's). Ends by SystemExit."""
-    from worker.shadow import TasksShadowed, ensure_tasks_is_ours  # noqa: PLC0415 - comes first
+    from worker.shadow import TasksShadowed, ensure_tasks_is_ours
 
     try:
         ensure_tasks_is_ours()
@@ -22,8 +22,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"cyxwiz: {error}\n")
         sys.exit(3)  # exits.ExitCode.INVALID, which cannot be imported now
 
-    from worker.cli.app import cli  # noqa: PLC0415 - after the check: it imports `tasks`
-    from worker.cli.exits import ExitCode  # noqa: PLC0415 - likewise
+    from worker.cli.app import cli
+    from worker.cli.exits import ExitCode
 
     try:
         try:

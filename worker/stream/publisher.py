@@ -112,7 +112,7 @@ class Publisher:
         self._changed.notify()
 
     def _coalesce(self, event: Event) -> bool:
-        """Merge it into the newest waiting one of its kind. False: there is none, or it is state."""
+        """Merge it into the newest waiting one of its kind; False if there is none."""
         if isinstance(event, Progress) and self._progress is not None:
             old = self._progress.event
             if isinstance(old, Progress):

@@ -1,0 +1,64 @@
+"""The composition root of a slot: ``celery -A worker worker`` starts one the standard way.
+
+`cyxwiz node` starts one such worker for each slot and says which by the environment
+(``CYXWIZ_SLOT``, ``CYXWIZ_STATE_DIR``, ``CYXWIZ_CONFIG`` …). Without it the worker is the slot
+``cpu0`` of a node that has no agent, and reaps for the cluster itself.
+"""
+
+from __future__ import annotations
+
+from worker.shadow import ensure_tasks_is_ours
+
+ensure_tasks_is_ours()  # before anything of `tasks` is imported: a user's tasks.py may hide it
+
+from typing import Any  # noqa: E402 - after the check above
+
+from celery.signals import (  # noqa: E402
+    celeryd_after_setup,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
+
+from tasks.celery import app  # noqa: E402
+from worker.slot import SlotProcess  # noqa: E402
+
+__all__ = ["app"]
+
+_slot: SlotProcess | None = None
+
+
+def slot() -> SlotProcess:
+    """This process's slot, from its environment. Raises ConfigError, PlatformError."""
+    global _slot
+    if _slot is None:
+        _slot = SlotProcess.from_env(app.hub)
+    return _slot
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
+def _subscribe(sender: str, instance: Any, **_: Any) -> None:
+    """Read the queues that the slot satisfies, whatever ``-Q`` says, before consuming begins."""
+    app.amqp.queues.select(slot().queues())
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
+def _ready(**_: Any) -> None:
+    slot().ready()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
+def _enter_child(**_: Any) -> None:
+    """Connections and the zygote belong to the pool's child: they are made after the fork."""
+    slot().enter_child()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
+def _leave_child(**_: Any) -> None:
+    slot().leave_child()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
+def _shutdown(**_: Any) -> None:
+    slot().stop()

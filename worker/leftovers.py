@@ -1,0 +1,72 @@
+"""What an earlier child of this slot left running: ended, and its jobs given back at once.
+
+The new child is the slot's owner. Until its predecessor's attempts are gone their grants are
+held, and until their leases run out their jobs wait; ending both here saves that time.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import redis
+
+from tasks.errors import KeeperError, LeaseLost
+from tasks.events import Retrying
+from tasks.record import Lease, tagged
+from tasks.state import FailureReason
+from worker.keeper import lock
+from worker.keeper.settle import settle
+from worker.lease import recall
+from worker.parts import NodeParts
+from worker.plan import AttemptId
+
+log = logging.getLogger(__name__)
+
+
+def end_leftovers(parts: NodeParts) -> None:
+    """End every attempt of this slot and give its job back. Never raises for one that resists."""
+    found = _attempts_of(parts)
+    for handle in parts.runtime.recover():
+        if str(handle.attempt) in found:
+            try:
+                handle.fence()
+                handle.remove()
+            except (KeeperError, OSError) as error:
+                log.error("leftover.unremoved attempt=%s error=%s", handle.attempt, error)
+        else:
+            handle.detach()
+    for name, lease in found.items():
+        directory = parts.paths.attempts / name
+        if directory.exists():
+            settle(directory)
+        shutil.rmtree(parts.paths.work / name, ignore_errors=True)
+        if lease is not None:
+            _give_back(parts, lease)
+
+
+def _attempts_of(parts: NodeParts) -> dict[str, Lease | None]:
+    """The attempts whose keeper was started for this slot, each with its lease."""
+    found: dict[str, Lease | None] = {}
+    for directory in parts.paths.attempts.iterdir():
+        record = lock.read(directory)
+        if record is not None and record.slot == parts.place.slot:
+            found[directory.name] = recall(directory)
+    return found
+
+
+def _give_back(parts: NodeParts, lease: Lease) -> None:
+    message = f"the worker of slot {parts.place.slot} on {parts.place.node} died"
+    reason = FailureReason.NODE_LOST
+    try:
+        parts.records.requeue(
+            lease,
+            [tagged(Retrying(reason=reason, message=message))],
+            reason=reason,
+            message=message,
+            delay_ms=0,
+            counts=True,
+        )
+        log.info("leftover.requeued attempt=%s", AttemptId(job_id=lease.job_id, fence=lease.fence))
+    except (LeaseLost, redis.RedisError) as error:
+        log.info("leftover.not_ours job=%s why=%s", lease.job_id, error)

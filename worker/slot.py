@@ -1,0 +1,193 @@
+"""One slot's processes: the Celery worker (which stays in the main process) and its pool child."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from tasks import executor
+from tasks.choices import Device
+from tasks.executor import Delivery, Verdict
+from tasks.record import Records
+from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
+from tasks.settings import Settings
+from worker.config import NodeConfig, ensure_supported_platform, load
+from worker.devices.pool import DevicePool
+from worker.leftovers import end_leftovers
+from worker.node.host_size import host_size
+from worker.node.paths import NodePaths
+from worker.node.reaper import Reaper
+from worker.parts import NodeParts, Place
+from worker.runtimes import runtime
+from worker.sandbox.policy import sandbox_classes
+from worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_MB_OF_A_SMALL_HOST = 1024
+
+
+class SlotProcess:
+    """What one slot's worker does at each point of its life."""
+
+    def __init__(
+        self, *, name: str, config: NodeConfig, settings: Settings, has_agent: bool
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._settings = settings
+        self._has_agent = has_agent
+        self._paths = NodePaths(state_dir=config.node.state_dir)
+        self._host = host_size()
+        self._reaper: Reaper | None = None
+
+    @classmethod
+    def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
+        """The slot that the environment names; ``cpu0`` of this host's node where it does not."""
+        ensure_supported_platform()
+        path = env.get("CYXWIZ_CONFIG")
+        config = load(Path(path) if path else None, env)
+        overrides = {}
+        if env.get("CYXWIZ_NODE"):
+            overrides["name"] = env["CYXWIZ_NODE"]
+        if env.get("CYXWIZ_STATE_DIR"):
+            overrides["state_dir"] = Path(env["CYXWIZ_STATE_DIR"])
+        config = config.model_copy(update={"node": config.node.model_copy(update=overrides)})
+        return cls(
+            name=env.get("CYXWIZ_SLOT") or "cpu0",
+            config=config,
+            settings=replace(settings, lease_ttl_ms=_ttl_ms(config, settings, env)),
+            has_agent="CYXWIZ_AGENT_PID" in env,
+        )
+
+    def queues(self) -> list[str]:
+        """What the slot reads: its own queue, its node's, and each class that it satisfies."""
+        self._paths.create()
+        node = self._config.node.name
+        offer = SlotOffer(
+            device=Device.CPU,
+            memory_mb=self._most_memory_mb(),
+            sandboxes=sandbox_classes(
+                self._config.execution.mode,
+                engine_usable=False,
+                allow_untrusted_native=self._config.execution.allow_untrusted_native,
+                has_trust_keys=False,  # no signature can be verified yet
+                has_gvisor=False,
+            ),
+            pool=self._config.node.pool,
+        )
+        classes = [one.name for one in classes_for(offer)]
+        if not classes:
+            log.warning(
+                "slot.idle slot=%s why=this node has no container engine, and "
+                "execution.allow_untrusted_native is false: it can run no job",
+                self.name,
+            )
+        return [slot_queue(node, self.name), direct_queue(node), *classes]
+
+    def ready(self) -> None:
+        """The worker takes jobs: tell the agent; without one, do what only it would do."""
+        ready = self._paths.slot_ready(self.name)
+        partial = ready.with_suffix(".partial")
+        partial.write_text(str(os.getpid()))
+        partial.replace(ready)
+        if not self._has_agent:
+            self._reaper = Reaper(
+                self._records(), self._settings, holder=f"{self.name}@{self._config.node.name}"
+            )
+            self._reaper.start()
+
+    def stop(self) -> None:
+        """The worker ends."""
+        if self._reaper is not None:
+            self._reaper.stop()
+            self._reaper = None
+
+    def enter_child(self) -> None:
+        """In the pool's child, before its first job: end what an earlier child left, and bind."""
+        ttl = self._settings.lease_ttl_ms / 1000
+        native = runtime(
+            "native",
+            state_root=self._paths.state_dir,
+            abandon_after=ttl + self._config.timeouts.lease_grace,
+        )
+        parts = NodeParts(
+            records=self._records(),
+            settings=self._settings,
+            config=self._config,
+            paths=self._paths,
+            pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
+            runtime=native,
+            place=Place(node=self._config.node.name, slot=self.name, host=self._host),
+        )
+        end_leftovers(parts)
+        native.prepare(None, lambda detail: None)  # the zygote is warm before the first job
+        self._native = native
+        executor.bind(_Interruptible(Supervisor(parts)))
+
+    def leave_child(self) -> None:
+        """The pool's child ends; attempts that run go on."""
+        executor.bind(None)
+        self._native.close()
+
+    def _records(self) -> Records:
+        return Records(
+            self._settings.connect(),
+            self._settings.keys,
+            terminal_ttl_s=self._settings.result_ttl_s,
+        )
+
+    def _most_memory_mb(self) -> int:
+        cap = self._config.docker.max_limits.memory_mb
+        has = self._host.memory_mb or _MB_OF_A_SMALL_HOST
+        return min(cap, has) if cap else has
+
+
+class _Interruptible:
+    """A supervisor whose job is handed back when the pool's child is told to end."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def execute(self, delivery: Delivery) -> Verdict:
+        with _told_to_end(self._supervisor.shutdown):
+            return self._supervisor.execute(delivery)
+
+    def stored(self, job_id: str) -> None:
+        self._supervisor.stored(job_id)
+
+
+@contextmanager
+def _told_to_end(shutdown: object) -> Iterator[None]:
+    """While a job runs, SIGTERM and SIGQUIT end it in order; the pool's own handlers would raise
+    SystemExit in the middle of whatever is being done. What was told is passed on afterwards."""
+    told: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if callable(shutdown):
+            shutdown()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGQUIT)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if told:
+            os.kill(os.getpid(), told[0])
+
+
+def _ttl_ms(config: NodeConfig, settings: Settings, env: Mapping[str, str]) -> int:
+    """The environment's lease TTL, else the configuration's."""
+    if env.get("CYXWIZ_LEASE_TTL"):
+        return settings.lease_ttl_ms
+    return round(config.timeouts.lease_ttl * 1000)
