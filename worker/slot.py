@@ -53,7 +53,7 @@ class SlotProcess:
         ensure_supported_platform()
         path = env.get("CYXWIZ_CONFIG")
         config = load(Path(path) if path else None, env)
-        overrides = {}
+        overrides: dict[str, str | Path] = {}
         if env.get("CYXWIZ_NODE"):
             overrides["name"] = env["CYXWIZ_NODE"]
         if env.get("CYXWIZ_STATE_DIR"):

@@ -120,7 +120,7 @@ class Reaper:
 
     def _queues(self) -> list[str]:
         found = self._records.client.smembers(self._keys.queues)
-        return sorted(str(queue) for queue in found)  # type: ignore[union-attr]  # a sync client
+        return sorted(str(queue) for queue in found)
 
     def _is_short(self, queue: str) -> bool:
         with self._records.client.pipeline(transaction=True) as pipe:
@@ -134,14 +134,14 @@ class Reaper:
     def _push_missing(self, queue: str) -> None:
         client = self._records.client
         clock = client.time()
-        before = clock[0] * 1000 - round(self._lost_after * 1000)  # type: ignore[index]  # likewise
+        before = clock[0] * 1000 - round(self._lost_after * 1000)
         waiting = dict(
-            client.zrangebyscore(self._keys.waiting(queue), "-inf", before, withscores=True)  # type: ignore[arg-type]  # likewise
+            client.zrangebyscore(self._keys.waiting(queue), "-inf", before, withscores=True)
         )
         if not waiting:
             return
-        for job_id in self._ids_in_messages(queue):
-            waiting.pop(job_id, None)
+        for found in self._ids_in_messages(queue):
+            waiting.pop(found, None)
         for job_id, since in waiting.items():
             if self._records.repush(str(job_id), str(int(since))):
                 log.warning("reaper.message_lost job=%s queue=%s", job_id, queue)
@@ -151,13 +151,13 @@ class Reaper:
         for step in PRIORITY_STEPS:
             at = 0
             while page := client.lrange(self._keys.message_list(queue, step), at, at + _PAGE - 1):
-                yield from (_id_of(text) for text in page)  # type: ignore[union-attr]  # likewise
+                yield from (_id_of(text) for text in page)
                 at += _PAGE
         held = client.hvals(self._keys.unacked)
-        yield from (_id_of(text) for text in held)  # type: ignore[union-attr]  # likewise
+        yield from (_id_of(text) for text in held)
 
 
-def _id_of(text: str) -> str:
+def _id_of(text: str | bytes) -> str:
     """The task's id in a message as kombu stores it, delivered or not; '' if it has none."""
     try:
         message = json.loads(text)
