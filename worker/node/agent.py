@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -36,6 +37,7 @@ from worker.node.registry import (
     usable_cores,
 )
 from worker.node.restarts import RestartPolicy
+from worker.node.services import cluster_services
 from worker.node.slot_worker import SlotWorker, WorkerState
 from worker.node.slots import (
     Launch,
@@ -75,7 +77,7 @@ class Agent:
         drain: float | None = None,
         kill_after: float = 15.0,
         restarts: RestartPolicy | None = None,
-        services: Callable[[NodeIdentity], Sequence[Service]] = lambda identity: (),
+        services: Callable[[NodeIdentity], Sequence[Service]] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """
@@ -85,15 +87,15 @@ class Agent:
         ``env``: what slot workers inherit (default: this process's environment).
         ``drain``: seconds that jobs in progress have at a stop; None: as long as they take.
         ``kill_after``: seconds that a slot worker has to hand its job back.
-        ``services``: made once the node has its identity.
+        ``services``: made once the node has its identity (default: `cluster_services`).
         ``say``: takes the lines for people (default: stdout).
         """
         self._config = config
         self._settings = settings
         self._drain = drain
-        self._make_services = services
         self._say = say or _say
         self._paths = NodePaths(state_dir=config.node.state_dir)
+        self._make_services = services or partial(cluster_services, settings, self._paths)
         self._leftovers = Leftovers(self._paths)
         self._launch = Launch(
             command=command or celery_command(config.node.name),

@@ -135,8 +135,8 @@ class Reaper:
         client = self._records.client
         clock = client.time()
         before = clock[0] * 1000 - round(self._lost_after * 1000)
-        waiting = dict(
-            client.zrangebyscore(self._keys.waiting(queue), "-inf", before, withscores=True)
+        waiting: dict[str, float] = dict(
+            client.zrangebyscore(self._keys.waiting(queue), "-inf", before, withscores=True)  # type: ignore[arg-type]  # decoded pairs
         )
         if not waiting:
             return

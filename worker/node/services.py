@@ -1,0 +1,71 @@
+"""What runs beside a node's slots: the cluster's reaper, and the sweep of ended jobs' directories."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import redis
+
+from tasks.errors import UnknownJob
+from tasks.record import Records
+from tasks.settings import Settings
+from worker.node.identity import NodeIdentity
+from worker.node.paths import NodePaths
+from worker.node.reaper import Reaper
+
+log = logging.getLogger(__name__)
+
+_SWEEP_EVERY_S: Final = 60.0
+
+
+def cluster_services(
+    settings: Settings, paths: NodePaths, identity: NodeIdentity
+) -> Sequence[Reaper | Sweep]:
+    """The services of one agent."""
+    records = Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s)
+    holder = f"{identity.name}:{identity.instance}"
+    return [Reaper(records, settings, holder=holder), Sweep(records, paths)]
+
+
+class Sweep:
+    """Removes the directories of jobs that ended elsewhere: the checkpoints they left here."""
+
+    def __init__(self, records: Records, paths: NodePaths) -> None:
+        self._records = records
+        self._paths = paths
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def once(self) -> None:
+        """Look at each job's directory. Raises redis.RedisError."""
+        for directory in list(self._paths.jobs.iterdir()):
+            if self._is_over(directory.name):
+                shutil.rmtree(directory, ignore_errors=True)
+                log.info("sweep.removed job=%s", directory.name)
+
+    def _is_over(self, job_id: str) -> bool:
+        try:
+            return self._records.get(job_id).state.terminal
+        except UnknownJob:
+            return True
+
+    def _run(self) -> None:
+        while not self._stop.wait(_SWEEP_EVERY_S):
+            try:
+                self.once()
+            except (redis.RedisError, OSError) as error:
+                log.warning("sweep.put_off error=%s", error)
