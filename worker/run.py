@@ -7,17 +7,18 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tasks import events
 from tasks.errors import InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
-from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict
+from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, tagged
+from tasks.record import Claimed
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Patience
 from worker.devices.pool import HeldGrant
+from worker.ending import Ending
 from worker.launch import native_plan
 from worker.lease import Renewal, remember
 from worker.limits import effective_timeout
@@ -26,34 +27,15 @@ from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.result import missing_output, success_result
-from worker.retry import backoff_ms
 from worker.runtimes.base import Handle
 from worker.store.artifacts import Collected, collect
 from worker.store.datasets import DataRefused, locate
 from worker.stream.publisher import Publisher
+from worker.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
-_AVOID_MS = 30_000
-"""A job that this node handed back goes to any other node for so long."""
 _MB = 1 << 20
-_T = TypeVar("_T")
-
-
-class _NotHere(Exception):
-    """The node cannot run it now."""
-
-    def __init__(self, reason: FailureReason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class _Never(Exception):
-    """No node may run it."""
-
-    def __init__(self, reason: FailureReason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class _Ended(Exception):
@@ -75,7 +57,7 @@ class Run:
         self._parts = parts
         self._delivery = delivery
         self._claim = claim
-        self._sure = until_redis_answers
+        self._ending = Ending(parts.records, claim, parts.place.node, until_redis_answers)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._publisher = Publisher(parts.records, claim.lease, on_lost=self.lost)
         self._renewal = Renewal(
@@ -147,14 +129,12 @@ class Run:
         except _Ended:
             ended, why = self._early or (Ended.SHUTDOWN, "")
             return decide(Evidence(exit=ExitStatus(code=None), ended=ended, why=why)), {}
-        except _Never as never:
-            return _outcome(JobState.REJECTED, never.reason, never), {}
+        except TurnedAway as away:
+            return away.outcome, {}
         except InvalidJob as error:
-            return _outcome(JobState.REJECTED, FailureReason.USER_ERROR, error), {}
-        except _NotHere as here:
-            return _handed_back(here.reason, here), {}
+            return TurnedAway.rejected(FailureReason.USER_ERROR, str(error)).outcome, {}
         except RuntimeUnavailable as error:
-            return _handed_back(FailureReason.ENGINE_ERROR, error), {}
+            return TurnedAway.handed_back(FailureReason.ENGINE_ERROR, str(error)).outcome, {}
         except LeaseLost:
             raise
         except Exception as error:  # a fault of ours must not cost the job its record
@@ -176,9 +156,9 @@ class Run:
         decision = admit(job, parts.config, parts.place.host)
         match decision:
             case Refused():
-                raise _Never(decision.reason, decision.message)
+                raise TurnedAway.rejected(decision.reason, decision.message)
             case HandBack():
-                raise _NotHere(decision.reason, decision.message)
+                raise TurnedAway.handed_back(decision.reason, decision.message)
             case Admitted():
                 self._admitted = decision
         self._publisher.state(
@@ -187,7 +167,7 @@ class Run:
         try:
             data = locate(job.dataset_uri, parts.config.storage.roots, parts.config.storage.schemes)
         except DataRefused as error:
-            raise _Never(FailureReason.DATASET_UNAVAILABLE, str(error)) from None
+            raise TurnedAway.rejected(FailureReason.DATASET_UNAVAILABLE, str(error)) from None
         self._check()
         self._grant = parts.pool.grant_cpu(parts.place.slot)
         return native_plan(
@@ -306,53 +286,10 @@ class Run:
         left = self._publisher.close()
         if self._fenced or self._publisher.lost:
             raise LeaseLost(str(self._id))
-        if outcome.retry:
-            return self._requeue(outcome, left)
-        records, lease = self._parts.records, self._claim.lease
-        self._sure(
-            lambda: records.finish(
-                lease,
-                outcome.state,
-                [*left, tagged(_end_event(outcome, result))],
-                reason=outcome.reason,
-                message=outcome.message,
-                result=result,
-            )
-        )
-        log.info("job.%s job=%s reason=%s", outcome.state, self._id.job_id, outcome.reason)
-        shutil.rmtree(self._parts.paths.job(self._id.job_id), ignore_errors=True)
-        if outcome.state is JobState.SUCCEEDED:
-            return Succeeded(result=result)
-        if outcome.state is JobState.CANCELLED:
-            return Cancelled(message=outcome.message)
-        return Failed(
-            reason=outcome.reason or FailureReason.INTERNAL,
-            message=outcome.message,
-            rejected=outcome.state is JobState.REJECTED,
-        )
-
-    def _requeue(self, outcome: Outcome, left: list[str]) -> Verdict:
-        reason = outcome.reason or FailureReason.INTERNAL
-        delay = backoff_ms(self._claim.attempt) if outcome.counts else 0
-        event = events.Retrying(reason=reason, message=outcome.message, delay_seconds=delay / 1000)
-        state = self._sure(
-            lambda: self._parts.records.requeue(
-                self._claim.lease,
-                [*left, tagged(event)],
-                reason=reason,
-                message=outcome.message,
-                delay_ms=delay,
-                counts=outcome.counts,
-                avoid_node="" if outcome.counts else self._parts.place.node,
-                avoid_ms=_AVOID_MS,
-            )
-        )
-        log.info("job.requeued job=%s reason=%s state=%s", self._id.job_id, reason, state)
-        if state is JobState.FAILED:
-            return Failed(reason=reason, message=outcome.message)
-        if state is JobState.CANCELLED:
-            return Cancelled(message="cancelled")
-        return Dropped(why=f"queued again: {reason}")
+        verdict = self._ending.write(outcome, result, left)
+        if not isinstance(verdict, Dropped):  # it will not run again: its checkpoints can go
+            shutil.rmtree(self._parts.paths.job(self._id.job_id), ignore_errors=True)
+        return verdict
 
     def _clean_up(self) -> None:
         """Nothing of the attempt stays: no process, no grant, no directory but checkpoints."""
@@ -370,29 +307,6 @@ class Run:
                 directory.rmdir()  # only if it is empty
             except OSError:
                 break
-
-
-def _end_event(outcome: Outcome, result: Mapping[str, Any]) -> events.Event:
-    reason = outcome.reason or ""
-    match outcome.state:
-        case JobState.SUCCEEDED:
-            return events.Succeeded(result=result)
-        case JobState.CANCELLED:
-            return events.Cancelled(message=outcome.message)
-        case JobState.REJECTED:
-            return events.Rejected(reason=reason, message=outcome.message)
-        case _:
-            return events.Failed(reason=reason, message=outcome.message)
-
-
-def _outcome(state: JobState, reason: FailureReason, error: Exception) -> Outcome:
-    return Outcome(state=state, reason=reason, message=str(error))
-
-
-def _handed_back(reason: FailureReason, error: Exception) -> Outcome:
-    return Outcome(
-        state=JobState.QUEUED, reason=reason, message=str(error), retry=True, counts=False
-    )
 
 
 def _courtesy(what: str, tell: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What runs beside a node's slots: the cluster's reaper, and the sweep of ended jobs' directories."""
+"""What runs beside a node's slots: the cluster's reaper, and the sweep of what ended jobs left."""
 
 from __future__ import annotations
 
