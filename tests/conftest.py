@@ -1,0 +1,107 @@
+"""Fixtures for everybody: a real redis-server, and the hub of the jobs on it.
+
+Each pytest process has one server of its own, started when a test first asks for it and emptied
+before each test that does. The environment names it before anything is imported, so that
+`tasks.app`, `train` and every process that a test starts use this server and never another.
+A test that kills or freezes it may leave it so: the next one gets it whole again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from tests.support.redis_server import MISSING, RedisServer, redis_binary
+
+if TYPE_CHECKING:  # at run time only once the environment is set, and only where it is needed
+    from tasks.keys import Keys
+    from tasks.publishing import JobCelery
+    from tasks.record import Records
+    from tasks.settings import Settings
+
+_SERVER = RedisServer()
+atexit.register(_SERVER.close)
+
+for _name in [name for name in os.environ if name.startswith("CYXWIZ_")]:
+    del os.environ[_name]  # what a developer has set for real nodes is not for tests
+os.environ["CYXWIZ_REDIS_URL"] = _SERVER.url
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where jobs are recorded and queued in a test: `tasks.app` and `train` use the same one."""
+
+    server: RedisServer
+    settings: Settings
+    client: redis.Redis
+    """Decodes its answers."""
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def keys(self) -> Keys:
+        return self.settings.keys
+
+    @cached_property
+    def records(self) -> Records:
+        from tasks.record import Records
+
+        return Records(self.client, self.keys, terminal_ttl_s=self.settings.result_ttl_s)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment for a process that shall use this hub."""
+        return {
+            **os.environ,
+            "CYXWIZ_REDIS_URL": self.settings.redis_url,
+            "CYXWIZ_PREFIX": self.settings.prefix,
+            "CYXWIZ_LEASE_TTL": str(self.settings.lease_ttl_ms / 1000),
+        }
+
+    @property
+    def app(self) -> JobCelery:
+        """`tasks.app`."""
+        from tasks.celery import app
+
+        return app  # type: ignore[no-any-return]  # Celery has no type hints
+
+    def other(self, **differs: object) -> Hub:
+        """A hub on the same server with other `Settings`, such as ``prefix="mine:"``."""
+        from dataclasses import replace
+
+        return Hub(self.server, replace(self.settings, **differs), self.client)  # type: ignore[arg-type]  # a test's own keywords
+
+
+@pytest.fixture
+def redis_server() -> RedisServer:
+    """A running, empty redis-server. Fails under CI where there is none, else skips."""
+    if redis_binary() is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    return _SERVER.heal()
+
+
+@pytest.fixture
+def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A client of `redis_server` that decodes its answers."""
+    client = redis_server.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def hub(redis_server: RedisServer, redis_client: redis.Redis) -> Hub:
+    """The hub on `redis_server`, with the default prefix and leases of 60 s; see `Hub.other`."""
+    from tasks.settings import Settings
+
+    return Hub(redis_server, Settings(redis_url=redis_server.url), redis_client)
