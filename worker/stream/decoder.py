@@ -134,19 +134,14 @@ class Decoder:
             return None
         if type(total) is not int or not 1 <= total <= _MOST_EPOCH:
             return None
-        numbers = _metrics(said)
-        if numbers is None:
-            return None
-        loss, accuracy = said.get("loss"), said.get("accuracy")
-        if not (_finite(loss) and _finite(accuracy)):
-            return None
         return Progress(
             epoch=epoch,
             total_epochs=total,
             progress=min(1.0, epoch / total),
-            loss=loss,
-            accuracy=accuracy,
-            metrics=numbers,
+            # a training that diverges says NaN, and its epochs count all the same
+            loss=_number(said.get("loss")),
+            accuracy=_number(said.get("accuracy")),
+            metrics=_metrics(said),
             line=text_of(line),
         )
 
@@ -171,15 +166,21 @@ def _finite(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
-def _metrics(said: dict[str, Any]) -> dict[str, float] | None:
-    """All further numbers; None if one is not finite. Other values are no metrics, and no harm."""
+def _number(value: Any) -> float | None:
+    return value if _finite(value) else None
+
+
+def _metrics(said: dict[str, Any]) -> dict[str, float]:
+    """All further finite numbers, up to a bound. Other values are no metrics, and no harm."""
     found: dict[str, float] = {}
     for name, value in said.items():
         if name in _NOT_METRICS or type(value) not in (int, float):
             continue
-        if not _finite(value) or len(name) > _MOST_NAME or len(found) == _MOST_METRICS:
-            return None
+        if not _finite(value) or len(name) > _MOST_NAME:
+            continue
         found[text_of(name.encode("utf-8", "replace"))] = value
+        if len(found) == _MOST_METRICS:
+            break
     return found
 
 
@@ -197,7 +198,7 @@ def _completion(said: dict[str, Any]) -> Completion:
         model_path=_text(said.get("model_path")),
         sha256=_text(said.get("sha256")),
         error=_text(said.get("error")),
-        metrics=(_metrics(metrics) or {}) | _named(metrics) if isinstance(metrics, dict) else {},
+        metrics=_metrics(metrics) | _named(metrics) if isinstance(metrics, dict) else {},
     )
 
 
