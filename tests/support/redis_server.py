@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.support.waiting import wait_until
 from worker.node.tied import tied_command
@@ -78,8 +80,12 @@ class RedisServer:
         return self.process is not None and self.process.poll() is None
 
     def client(self, *, decode: bool = True) -> redis.Redis:
-        """A client by the socket; the caller closes it."""
-        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=decode)
+        """A client by the socket, without retries; the caller closes it."""
+        return redis.Redis(
+            unix_socket_path=str(self.socket),
+            decode_responses=decode,
+            retry=Retry(NoBackoff(), 0),
+        )
 
     def start(self) -> Self:
         """Start it and wait until it has loaded its data and answers. Nothing if it runs."""
