@@ -12,6 +12,7 @@ from typing import Final, ParamSpec
 import click
 
 from tasks import errors
+from tasks.control import NotRunning
 
 P = ParamSpec("P")
 
@@ -37,12 +38,28 @@ class ExitCode(IntEnum):
     """The followed job was rejected."""
     PLATFORM = 9
     """This host cannot do it at all."""
+    STATE = 10
+    """The job's state does not allow it: it has ended, or nobody runs it now."""
     INTERNAL = 70
     """A fault of this program."""
     INTERRUPTED = 130
     """Ctrl-C; a followed job goes on."""
     BROKEN_PIPE = 141
     """Whoever read the output has gone."""
+    TERMINATED = 143
+    """SIGTERM; what the command started is ended and cleared away."""
+
+
+class WrongState(errors.CyxWizError):
+    """The job's state does not allow what was asked; the message says what would."""
+
+
+class CommandFailed(errors.CyxWizError):
+    """The command did not reach its end; the message says why."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, in a command that has something to clear away first."""
 
 
 _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
@@ -56,6 +73,10 @@ _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (errors.JobRejected, ExitCode.REJECTED),
     (errors.JobFailed, ExitCode.FAILED),
     (errors.PlatformError, ExitCode.PLATFORM),
+    (errors.RuntimeUnavailable, ExitCode.PLATFORM),
+    (NotRunning, ExitCode.STATE),
+    (WrongState, ExitCode.STATE),
+    (CommandFailed, ExitCode.FAILED),
 )
 
 
@@ -87,6 +108,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click's own; `main` deals with a broken pipe
+        except Terminated:
+            click.echo("terminated", err=True)
+            sys.exit(ExitCode.TERMINATED)
         except (KeyboardInterrupt, click.Abort):
             click.echo("interrupted", err=True)
             sys.exit(ExitCode.INTERRUPTED)

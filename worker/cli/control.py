@@ -1,0 +1,41 @@
+"""``cyxwiz cancel``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from worker.cli.exits import WrongState, guarded
+from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.text import say, say_json
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--why", default="", metavar="TEXT", help="For people: stands in the job's record.")
+@hub_options
+@json_option
+@guarded
+def cancel(
+    job_id: str, why: str, redis_url: str | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Cancel a job: at once if it is queued; a running one is asked to end.
+
+    May be said again. Ends with 10 if the job had ended otherwise before.
+    """
+    from tasks.celery import make_app
+    from tasks.control import cancel as cancel_job
+    from tasks.state import JobState
+
+    settings = find_hub(redis_url, config_path).settings
+    done = cancel_job(job_id, why, app=make_app(settings, include=()))
+    over = done.state is JobState.CANCELLED
+    if as_json:
+        say_json({"job_id": job_id, "state": done.state, "changed": done.changed})
+    elif over:
+        say(f"job {job_id} is cancelled" + ("" if done.changed else ", and was before"))
+    elif done.changed:
+        say(f"job {job_id} is {done.state}: its node was asked to end it")
+    if not done.changed and not over:
+        raise WrongState(f"job {job_id} had ended before: {done.state}")

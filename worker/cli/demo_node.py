@@ -1,0 +1,132 @@
+"""A private node for ``cyxwiz demo``: a real one, in a directory that goes with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import worker
+from worker.cli.exits import CommandFailed
+from worker.node.paths import NodePaths
+from worker.node.tied import tied_command
+
+_STOP_S: Final = 10.0
+"""A node with nothing to do ends within two; each step of a stop has so long."""
+_POLL_S: Final = 0.02
+
+
+class NodeFailed(CommandFailed):
+    """The demo's node did not start, or ended; the message has what it said last."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoNode:
+    """The running node."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_ready(self, timeout: float) -> None:
+        """Return once it takes jobs. Raises NodeFailed."""
+        until = time.monotonic() + timeout
+        while "node ready\n" not in self.log.read_text(errors="replace"):
+            if self.process.poll() is not None:
+                raise self.failed(f"the node ended with {self.process.returncode}")
+            if time.monotonic() > until:
+                raise self.failed(f"the node took no jobs within {timeout:.0f} s")
+            time.sleep(_POLL_S)
+
+    def failed(self, what: str) -> NodeFailed:
+        """The error for what went wrong, with the end of what the node and its slot said."""
+        said = [*_tail(self.log), *_tail(self.log.parent / "state" / "logs" / "cpu0.log")]
+        return NodeFailed("\n  ".join([what + "; it said:", *said]))
+
+
+@contextmanager
+def demo_directory() -> Iterator[Path]:
+    """A directory of this user's alone, removed at the end with all that is in it."""
+    directory = Path(tempfile.mkdtemp(prefix="cyxwiz-demo-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterator[DemoNode]:
+    """Start a node in ``directory``; stop it at the end, however that comes.
+
+    It ends by itself should this process be killed.
+    """
+    state = directory / "state"
+    config = directory / "server-node.yaml"
+    config.write_text(json.dumps(demo_config(state), indent=2))
+    log = directory / "node.log"
+    command = [sys.executable, "-m", "worker.cli", "node", "--config", str(config)]
+    command += ["--redis", redis_url, "--drain", "0"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            tied_command(command, signal.SIGTERM),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=_environment(env),
+            start_new_session=True,  # a Ctrl-C is for the demo, which then stops its node
+        )
+    try:
+        yield DemoNode(process=process, log=log)
+    finally:
+        _stop(process)
+        shutil.rmtree(NodePaths(state_dir=state).sockets, ignore_errors=True)
+
+
+def demo_config(state: Path) -> dict[str, object]:
+    """The node's configuration, as JSON, which is YAML."""
+    return {
+        "execution": {"mode": "native", "allow_untrusted_native": True},
+        "node": {"name": "demo", "state_dir": str(state)},
+        "slots": {"cpu": 1},
+        "timeouts": {"stop_grace": 2},
+    }
+
+
+def _environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Nothing that is meant for a node of this host, or for its producers."""
+    clean = {name: value for name, value in env.items() if not name.startswith("CYXWIZ_")}
+    root = Path(worker.__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):  # a checkout
+        clean["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), env.get("PYTHONPATH"))))
+    return clean
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM drains; twice more and the node kills its slot workers itself."""
+    for times in (1, 2):
+        for _ in range(times):
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    process.kill()
+    process.wait()
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        return log.read_text(errors="replace").splitlines()[-12:]
+    except OSError:
+        return []

@@ -1,0 +1,32 @@
+"""``cyxwiz follow``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from worker.cli.exits import guarded
+from worker.cli.hub import find_hub, hub_options, json_option
+
+
+@click.command()
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
+@hub_options
+@json_option
+@guarded
+def follow(
+    job_ids: tuple[str, ...], redis_url: str | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Show every event of a job, from its first to its end; of several jobs, side by side.
+
+    May begin late and be said again. Ctrl-C leaves the job running. Ends with 0 if the job
+    succeeded, 1 if it failed, 7 if it was cancelled, 8 if it was rejected.
+    """
+    from worker.cli.following import follow_to_the_end
+    from worker.cli.views import view_for
+
+    settings = find_hub(redis_url, config_path).settings
+    wanted = tuple(dict.fromkeys(job_ids))
+    sys.exit(follow_to_the_end(wanted, settings, view_for(wanted, as_json=as_json)))

@@ -1,0 +1,126 @@
+"""``cyxwiz job``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli.exits import guarded
+from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.text import columns, duration, moment, number, safe, say, say_json
+
+if TYPE_CHECKING:
+    from tasks.record import JobRecord
+    from tasks.settings import Settings
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@hub_options
+@json_option
+@guarded
+def job(job_id: str, redis_url: str | None, config_path: Path | None, as_json: bool) -> None:
+    """Show what is known of a job: its state, where it ran, its progress and its result."""
+    record = read_record(job_id, find_hub(redis_url, config_path).settings)
+    if as_json:
+        say_json(as_object(record))
+    else:
+        say(columns(_rows(record)))
+
+
+def read_record(job_id: str, settings: Settings) -> JobRecord:
+    """The job's record. Raises UnknownJob, RedisUnavailable."""
+    from tasks.publishing import reachable
+    from tasks.record import Records
+
+    client = settings.connect()
+    try:
+        with reachable(settings):
+            return Records(client, settings.keys).get(job_id)
+    finally:
+        client.close()
+
+
+def as_object(record: JobRecord) -> dict[str, Any]:
+    """For programs: times in seconds since the epoch, null for what has not happened."""
+    return {
+        "job_id": record.job_id,
+        "state": record.state,
+        "reason": record.reason,
+        "message": record.message,
+        "queue": record.queue,
+        "user_id": record.user_id,
+        "attempt": record.attempt,
+        "max_attempts": record.max_attempts,
+        "node": record.node,
+        "slot": record.slot,
+        "submitted": record.submitted or None,
+        "started": record.started or None,
+        "finished": record.finished or None,
+        "cancel": record.cancel,
+        "progress": record.progress,
+        "result": record.result,
+        "spec": record.spec,
+        "seq": record.seq,
+    }
+
+
+def _rows(record: JobRecord) -> list[tuple[str, str]]:
+    took = record.finished - record.started if record.finished and record.started else 0.0
+    where = "/".join(filter(None, (record.node, record.slot)))
+    rows = [
+        ("job", record.job_id),
+        ("state", str(record.state)),
+        ("why", ": ".join(filter(None, (record.reason, record.message)))),
+        ("cancel asked", "" if record.state.terminal else record.cancel),
+        ("queue", record.queue),
+        ("user", record.user_id),
+        ("attempt", f"{record.attempt} of {record.max_attempts}" if record.attempt else ""),
+        ("node", where),
+        ("submitted", moment(record.submitted)),
+        ("started", moment(record.started)),
+        ("finished", moment(record.finished) + (f" (took {duration(took)})" if took else "")),
+        ("progress", _progress(record)),
+        *_result(record),
+    ]
+    return [(name, safe(value)) for name, value in rows if value]
+
+
+def _progress(record: JobRecord) -> str:
+    """The record keeps the last progress event as it was written."""
+    from tasks.events import Progress
+    from worker.cli.eventlines import progress_text
+
+    said = {name: record.progress.get(name) for name in ("epoch", "total_epochs")}
+    if not record.progress:
+        return ""
+    metrics = record.progress.get("metrics") or {}
+    return progress_text(
+        Progress(
+            epoch=int(said["epoch"] or 0),
+            total_epochs=int(said["total_epochs"] or 0),
+            loss=record.progress.get("loss"),
+            accuracy=record.progress.get("accuracy"),
+            metrics={name: value for name, value in metrics.items() if _is_number(value)},
+        )
+    )
+
+
+def _result(record: JobRecord) -> list[tuple[str, str]]:
+    result = record.result
+    metrics = result.get("metrics") or {}
+    files = [f"{one['name']} ({one['size']} bytes)" for one in result.get("artifacts") or ()]
+    return [
+        ("metrics", "  ".join(f"{n} {number(v)}" for n, v in metrics.items() if _is_number(v))),
+        ("model", str(result.get("model_path") or "")),
+        ("sha256", str(result.get("sha256") or "")),
+        ("artefacts", ", ".join(files)),
+        ("mode", str(result.get("mode") or "")),
+        ("because", str(result.get("why") or "")),
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
