@@ -16,7 +16,6 @@ from tasks.events import Envelope, to_json
 from worker.cli.eventlines import lines, metrics_of
 from worker.cli.text import number, on_terminal, safe, say
 
-
 _NAME: Final = 16
 """Characters of a job's id beside its bar."""
 
