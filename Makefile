@@ -1,16 +1,29 @@
+# The Python that .venv is made with: make PYTHON=python3.12 test
 PYTHON ?= python3
 VENV := .venv/bin
+# More arguments for pytest: make test ARGS='-k follow -x'
+ARGS ?=
 
-.PHONY: env test lint demo
-env:
-	$(PYTHON) scripts/bootstrap.py
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench
 
-demo: env
-	$(VENV)/cyxwiz demo
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-test: env
-	$(VENV)/python -m pytest -n 2
+env: ## .venv with everything, from requirements.lock; the others do this first
+	@$(PYTHON) scripts/bootstrap.py
 
-lint: env
+demo: env ## Redis, a node and a real training, with a live progress bar
+	@$(VENV)/cyxwiz demo
+
+test: env ## all tests
+	$(VENV)/python -m pytest -n auto $(ARGS)
+
+lint: env ## style, types, and who may import whom
 	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/lint-imports
+
+bench: env ## what the project's own machinery costs
+	$(VENV)/python -m benchmarks
