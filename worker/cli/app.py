@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "follow": "worker.cli.follow:follow",
     "job": "worker.cli.job:job",
     "cancel": "worker.cli.control:cancel",
+    "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }
 """Name to module and attribute, in the order in which help lists them."""

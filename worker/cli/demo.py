@@ -97,8 +97,9 @@ def _train(
     url = stack.enter_context(embedded_redis(work / "redis"))
     tell(f"Redis: one of the demo's own, at {url}")
     node = stack.enter_context(demo_node(work, url, os.environ))
-    tell("node: one of the demo's own, with execution.allow_untrusted_native: true, since the")
-    tell("  demo's job is not signed; a node that takes jobs of others should not say so")
+    tell("node: one of the demo's own; execution.mode: native, since a container needs an image;")
+    tell("  execution.allow_untrusted_native: true, since the demo's job is not signed (a node")
+    tell("  that takes the jobs of strangers should not say so)")
     node.wait_ready(_READY_S)
     change = {} if epochs is None else {"epochs": epochs}
     job = JobConfig.parse({**DIGITS, **change, "job_id": _JOB_ID})

@@ -1,0 +1,1 @@
+"""What ``cyxwiz doctor`` looks at. Each module answers with `Check`s and changes nothing."""

@@ -1,0 +1,64 @@
+"""What one look at the host has found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from worker.config import NodeConfig
+
+
+class Verdict(StrEnum):
+    """What a finding means for a node on this host."""
+
+    OK = "ok"
+    MISSING = "missing"
+    """Some jobs cannot run here; others can."""
+    BLOCKS = "blocks"
+    """No job can run here until it is mended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One finding."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    """What is there."""
+    why: str = ""
+    """What follows from it; '' where all is well."""
+    todo: str = ""
+    """What to do about it; '' where nothing is to be done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What the checks look at."""
+
+    config: NodeConfig
+    """As configured; the defaults where the configuration is wrong."""
+    config_path: Path | None
+    redis_url: str | None
+    """From the command line."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def ok(name: str, found: str) -> Check:
+    """All is well."""
+    return Check(name=name, verdict=Verdict.OK, found=found)
+
+
+def missing(name: str, found: str, *, why: str, todo: str) -> Check:
+    """Some jobs cannot run."""
+    return Check(name=name, verdict=Verdict.MISSING, found=found, why=why, todo=todo)
+
+
+def blocks(name: str, found: str, *, why: str, todo: str) -> Check:
+    """No job can run."""
+    return Check(name=name, verdict=Verdict.BLOCKS, found=found, why=why, todo=todo)
