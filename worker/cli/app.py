@@ -12,9 +12,15 @@ import click
 _COMMANDS: Final = {
     "node": "worker.cli.node:node",
     "submit": "worker.cli.submit:submit",
-    "follow": "worker.cli.follow:follow",
+    "jobs": "worker.cli.jobs:jobs",
     "job": "worker.cli.job:job",
+    "follow": "worker.cli.follow:follow",
+    "logs": "worker.cli.logs:logs",
     "cancel": "worker.cli.control:cancel",
+    "checkpoint": "worker.cli.control:checkpoint",
+    "pause": "worker.cli.control:pause",
+    "resume": "worker.cli.control:resume",
+    "retry": "worker.cli.retry:retry",
     "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }

@@ -1,4 +1,4 @@
-"""``cyxwiz cancel``."""
+"""``cyxwiz cancel``, ``checkpoint``, ``pause`` and ``resume``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from worker.cli.text import say, say_json
 def cancel(
     job_id: str, why: str, redis_url: str | None, config_path: Path | None, as_json: bool
 ) -> None:
-    """Cancel a job: at once if it is queued; a running one is asked to end.
+    """Cancel a job, queued or running.
 
-    May be said again. Ends with 10 if the job had ended otherwise before.
+    A queued one is cancelled at once; a running one is asked to end. May be said again. Ends with 10 if the job had ended otherwise before.
     """
     from tasks.celery import make_app
     from tasks.control import cancel as cancel_job
@@ -39,3 +39,37 @@ def cancel(
         say(f"job {job_id} is {done.state}: its node was asked to end it")
     if not done.changed and not over:
         raise WrongState(f"job {job_id} had ended before: {done.state}")
+
+
+def _asks(what: str, asked_for: str, help_text: str) -> click.Command:
+    """The command that asks ``what`` (a `tasks.control.Ask`) of a running job."""
+
+    @click.command(what, help=help_text)
+    @click.argument("job_id", metavar="ID")
+    @hub_options
+    @json_option
+    @guarded
+    def command(
+        job_id: str, redis_url: str | None, config_path: Path | None, as_json: bool
+    ) -> None:
+        from tasks.celery import make_app
+        from tasks.control import Ask, ask
+
+        settings = find_hub(redis_url, config_path).settings
+        ask(job_id, Ask(what), app=make_app(settings, include=()))
+        if as_json:
+            say_json({"job_id": job_id, "asked": what})
+        else:
+            say(f"job {job_id} was asked to {asked_for}; its events say when it has")
+
+    return command
+
+
+_STATE = "Ends with 10 if nobody runs the job now."
+checkpoint = _asks(
+    "checkpoint",
+    "save a checkpoint and go on",
+    f"Ask a running job to save a checkpoint and go on. {_STATE}",
+)
+pause = _asks("pause", "pause", f"Have a running job stand still. {_STATE}")
+resume = _asks("resume", "go on", f"Have a paused job go on. {_STATE}")

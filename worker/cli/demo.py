@@ -51,9 +51,9 @@ _READY_S: Final = 60.0
 @json_option
 @guarded
 def demo(output: Path, epochs: int | None, timeout: float, as_json: bool) -> None:
-    """Train a small network on handwritten digits, with a Redis and a node of its own.
+    """Train a small network, with a Redis and a node of its own.
 
-    Needs nothing and leaves nothing but the model. Ends with 0 if the job succeeded.
+    The network learns to read handwritten digits, in some seconds. Needs nothing and leaves nothing but the model. Ends with 0 if the job succeeded.
     """
     from worker.host import ensure_supported_platform
 

@@ -19,9 +19,9 @@ from worker.cli.hub import find_hub, hub_options, json_option
 def follow(
     job_ids: tuple[str, ...], redis_url: str | None, config_path: Path | None, as_json: bool
 ) -> None:
-    """Show every event of a job, from its first to its end; of several jobs, side by side.
+    """Show every event of one job or several, to the end.
 
-    May begin late and be said again. Ctrl-C leaves the job running. Ends with 0 if the job
+    From the first event on, however late it begins. May be said again. Ctrl-C leaves the job running. Ends with 0 if the job
     succeeded, 1 if it failed, 7 if it was cancelled, 8 if it was rejected.
     """
     from worker.cli.following import follow_to_the_end

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @json_option
 @guarded
 def job(job_id: str, redis_url: str | None, config_path: Path | None, as_json: bool) -> None:
-    """Show what is known of a job: its state, where it ran, its progress and its result."""
+    """Show what is known of a job.
+
+    Its state, where it ran, its progress and its result.
+    """
     record = read_record(job_id, find_hub(redis_url, config_path).settings)
     if as_json:
         say_json(as_object(record))

@@ -1,0 +1,159 @@
+"""Lists jobs, newest first, page by page, from the indexes in Redis."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import redis
+
+from tasks.keys import Keys
+from tasks.state import JobState
+
+_BATCH: Final = 200
+_FIELDS: Final = (
+    *("state", "user", "attempt", "node", "slot", "submitted", "started", "finished"),
+    *("reason", "error", "progress", "spec"),
+)
+
+Mark = tuple[float, str]
+"""Where a job stands in the order: ms of Redis's clock, then its id. Larger comes first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which jobs. Empty: any."""
+
+    states: tuple[JobState, ...] = ()
+    user_id: str = ""
+    labels: Mapping[str, str | None] = field(default_factory=dict)
+    """Values by key; None: whatever its value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """One job of a page. Times are seconds since the epoch; None: not yet."""
+
+    job_id: str
+    state: JobState
+    user_id: str
+    attempt: int
+    node: str
+    slot: str
+    submitted: float | None
+    started: float | None
+    finished: float | None
+    reason: str
+    message: str
+    labels: Mapping[str, str]
+    progress: Mapping[str, Any]
+    """The last progress event; {} if there was none."""
+
+
+def list_jobs(
+    client: redis.Redis, keys: Keys, wanted: Wanted, *, limit: int, after: Mark | None
+) -> tuple[list[Listed], Mark | None]:
+    """A page of at most ``limit`` jobs that come after ``after``, and where the next one begins.
+
+    Ordered by the time of submission where a user is named, else by the time since when each is
+    in its state. Raises redis.RedisError.
+    """
+    page: list[Listed] = []
+    last: Mark | None = None
+    for mark, job in _jobs(client, keys, wanted, after):
+        if not _fits(job, wanted):
+            continue
+        if len(page) == limit:
+            return page, last
+        page.append(job)
+        last = mark
+    return page, None
+
+
+def _jobs(
+    client: redis.Redis, keys: Keys, wanted: Wanted, after: Mark | None
+) -> Iterator[tuple[Mark, Listed]]:
+    if wanted.user_id:
+        indexes = [keys.by_user(wanted.user_id)]
+    else:
+        indexes = [keys.by_state(state) for state in wanted.states or JobState]
+    marks = heapq.merge(*(_marks(client, index, after) for index in indexes), reverse=True)
+    seen: set[str] = set()  # one that changes its state meanwhile is in two indexes
+    while taken := list(islice(marks, _BATCH)):
+        batch = [mark for mark in taken if mark[1] not in seen]
+        seen.update(job_id for _, job_id in batch)
+        pipe = client.pipeline(transaction=False)
+        for _, job_id in batch:
+            pipe.hmget(keys.job(job_id), _FIELDS)
+        for mark, values in zip(batch, pipe.execute(), strict=True):
+            found = dict(zip(_FIELDS, values, strict=True))
+            if found["spec"] is not None:  # else it has expired, and the index is behind
+                yield mark, _listed(mark[1], found)
+
+
+def _marks(client: redis.Redis, index: str, after: Mark | None) -> Iterator[Mark]:
+    """The index from the newest on. It may change between the batches: so no offsets."""
+    count = _BATCH
+    while True:
+        top = "+inf" if after is None else repr(after[0])
+        found: Any = client.zrevrangebyscore(index, top, "-inf", 0, count, withscores=True)
+        fresh = [
+            (score, job_id) for job_id, score in found if after is None or (score, job_id) < after
+        ]
+        yield from fresh
+        if len(found) < count:
+            return
+        if fresh:
+            after, count = fresh[-1], _BATCH
+        else:
+            count *= 2  # that many in one millisecond
+
+
+def _fits(job: Listed, wanted: Wanted) -> bool:
+    if wanted.states and job.state not in wanted.states:
+        return False
+    return all(
+        key in job.labels and value in (None, job.labels[key])
+        for key, value in wanted.labels.items()
+    )
+
+
+def _listed(job_id: str, found: Mapping[str, str | None]) -> Listed:
+    def seconds(name: str) -> float | None:
+        return float(found[name] or 0) / 1000 or None
+
+    def value(name: str) -> Any:
+        return json.loads(found[name] or "{}")
+
+    return Listed(
+        job_id=job_id,
+        state=JobState(found["state"] or ""),
+        user_id=found["user"] or "",
+        attempt=int(found["attempt"] or 0),
+        node=found["node"] or "",
+        slot=found["slot"] or "",
+        submitted=seconds("submitted"),
+        started=seconds("started"),
+        finished=seconds("finished"),
+        reason=found["reason"] or "",
+        message=found["error"] or "",
+        labels=value("spec").get("labels") or {},
+        progress=value("progress"),
+    )
+
+
+def mark_text(mark: Mark) -> str:
+    """A mark for the command line."""
+    return f"{mark[0]:.0f}:{mark[1]}"
+
+
+def parse_mark(text: str) -> Mark:
+    """Raises ValueError."""
+    score, colon, job_id = text.partition(":")
+    if not colon or not job_id or not score.isascii() or not score.isdigit():
+        raise ValueError(f"{text!r} is no place in a list of jobs: take what the last page gave")
+    return float(score), job_id
