@@ -22,7 +22,8 @@ def cancel(
 ) -> None:
     """Cancel a job, queued or running.
 
-    A queued one is cancelled at once; a running one is asked to end. May be said again. Ends with 10 if the job had ended otherwise before.
+    A queued one is cancelled at once; a running one is asked to end. May be said again. Ends
+    with 10 if the job had ended otherwise before.
     """
     from tasks.celery import make_app
     from tasks.control import cancel as cancel_job

@@ -53,7 +53,8 @@ _READY_S: Final = 60.0
 def demo(output: Path, epochs: int | None, timeout: float, as_json: bool) -> None:
     """Train a small network, with a Redis and a node of its own.
 
-    The network learns to read handwritten digits, in some seconds. Needs nothing and leaves nothing but the model. Ends with 0 if the job succeeded.
+    The network learns to read handwritten digits, in some seconds. Needs nothing and leaves
+    nothing but the model. Ends with 0 if the job succeeded.
     """
     from worker.host import ensure_supported_platform
 

@@ -28,7 +28,8 @@ _MARKS = {"ok": ("ok", "green"), "missing": ("--", "yellow"), "blocks": ("NO", "
 def doctor(redis_url: str | None, config_path: Path | None, as_json: bool) -> None:
     """Say what this host can do as a node.
 
-    For each thing that it cannot: why, and what to do. Looks and tries, and leaves nothing behind. Ends with 1 if no job can run here.
+    For each thing that it cannot: why, and what to do. Looks and tries, and leaves nothing
+    behind. Ends with 1 if no job can run here.
     """
     found: list[Check] = []
     for check in _checks(redis_url, config_path):

@@ -21,8 +21,9 @@ def follow(
 ) -> None:
     """Show every event of one job or several, to the end.
 
-    From the first event on, however late it begins. May be said again. Ctrl-C leaves the job running. Ends with 0 if the job
-    succeeded, 1 if it failed, 7 if it was cancelled, 8 if it was rejected.
+    From the first event on, however late it begins. May be said again. Ctrl-C leaves the job
+    running. Ends with 0 if the job succeeded, 1 if it failed, 7 if it was cancelled, 8 if it
+    was rejected.
     """
     from worker.cli.following import follow_to_the_end
     from worker.cli.views import view_for

@@ -36,7 +36,8 @@ def logs(
 ) -> None:
     """Show the lines that a job printed.
 
-    Its stdout goes to stdout, its stderr to stderr. Redis keeps the last lines of a job; what is not kept any more is said on stderr.
+    Its stdout goes to stdout, its stderr to stderr. Redis keeps the last lines of a job; what
+    is not kept any more is said on stderr.
     """
     from worker.cli.following import follow_all
 
