@@ -64,8 +64,10 @@ class Sweep:
             return True
 
     def _run(self) -> None:
-        while not self._stop.wait(_SWEEP_EVERY_S):
+        while True:
             try:
                 self.once()
             except (redis.RedisError, OSError) as error:
                 log.warning("sweep.put_off error=%s", error)
+            if self._stop.wait(_SWEEP_EVERY_S):
+                return

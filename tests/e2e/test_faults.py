@@ -1,0 +1,207 @@
+"""Whatever dies while a job runs, the job ends, never runs twice at once, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery.result import AsyncResult
+
+from tasks.errors import JobFailed
+from tasks.state import JobState
+from tests.support.cluster import Cluster
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+Start = Callable[..., Cluster]
+
+# Every attempt writes that it began, and finds out whether another one is at work. It goes on
+# until the file "go" is there.
+SCRIPT = """
+import fcntl, os, sys, time
+trace = os.environ["TRACE"]
+alone = open(trace + ".lock", "w")
+try:
+    fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    open(trace, "a").write("TWICE ")
+open(trace, "a").write("began ")
+print("at work", flush=True)
+while not os.path.exists(trace + ".go"):
+    time.sleep(0.02)
+open(trace, "a").write("ended ")
+"""
+
+
+class Watched:
+    """A submitted job that writes down each of its runs."""
+
+    def __init__(self, cluster: Cluster, directory: Path, **config: object) -> None:
+        self._cluster = cluster
+        self.trace = directory / "trace"
+        self.trace.touch()
+        self.job: AsyncResult = cluster.command(SCRIPT, env={"TRACE": str(self.trace)}, **config)
+        self.wait_began(1)
+
+    @property
+    def runs(self) -> str:
+        return self.trace.read_text()
+
+    def wait_began(self, times: int) -> None:
+        wait_until(
+            lambda: self.runs.count("began") >= times, timeout=30, what=f"attempt {times} began"
+        )
+        wait_until(lambda: self._cluster.record(self.job).state is JobState.RUNNING, what="it runs")
+
+    def go(self) -> dict[str, object]:
+        """Let it end; its result."""
+        self.trace.with_name("trace.go").touch()
+        result: dict[str, object] = self.job.get(timeout=60)
+        return result
+
+
+def test_the_pool_child_is_killed(start_cluster: Start, tmp_path: Path) -> None:
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 2
+    assert watched.runs == "began began ended "
+    cluster.wait_clean()
+
+
+def test_the_slot_worker_is_killed(start_cluster: Start, tmp_path: Path) -> None:
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    worker = cluster.node.worker()
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 2
+    assert watched.runs == "began began ended "
+    cluster.wait_clean()
+
+
+def test_the_agent_is_killed(start_cluster: Start, tmp_path: Path) -> None:
+    """The slot goes on without it, and the next agent takes it over: no attempt is lost."""
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    worker = cluster.node.worker()
+    assert cluster.node.process is not None
+    cluster.node.process.kill()
+    cluster.node.process.wait(10)
+    cluster.node.start()
+    assert cluster.node.worker() == worker
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
+    cluster.wait_clean()
+    assert cluster.node.stop() == 0
+
+
+def test_the_keeper_is_killed(start_cluster: Start, tmp_path: Path) -> None:
+    """Its native job dies with it, and is run again."""
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    [directory] = cluster.node.paths.attempts.iterdir()
+    os.kill(cluster.node.keeper(directory), signal.SIGKILL)
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 2
+    assert watched.runs == "began began ended "
+    cluster.wait_clean()
+
+
+def test_the_whole_node_is_killed_and_another_one_takes_the_job(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Nobody is left to give the job back: its lease runs out, and the reaper of another node
+    queues it again. What the dead node's keeper held has ended by then."""
+    first = start_cluster("node-a", lease_ttl=2.0, lease_grace=1.0)
+    watched = Watched(first, tmp_path)
+    second = start_cluster("node-b", lease_ttl=2.0, lease_grace=1.0)
+    first.node.kill_everything()
+    watched.wait_began(2)
+    assert watched.go()["node"] == "node-b"
+    assert watched.runs == "began began ended "
+    second.wait_clean()
+    first.node.start()
+    first.wait_clean()
+
+
+def test_redis_dies_and_comes_back_while_a_job_runs(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    server.restart()
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
+    cluster.wait_clean()
+
+
+def test_a_job_that_ends_while_redis_is_away(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path)
+    server.kill()
+    watched.trace.with_name("trace.go").touch()
+    wait_until(lambda: "ended" in watched.runs, what="the job's own end")
+    server.start()
+    assert watched.go()["attempt"] == 1
+    cluster.wait_clean()
+
+
+def test_redis_is_away_for_longer_than_the_lease(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """The job stands still when its lease may be somebody else's, and goes on after it."""
+    cluster = start_cluster(lease_ttl=1.5, lease_grace=20.0)
+    watched = Watched(cluster, tmp_path)
+    [pid] = cluster.node.job_pids()
+    server.freeze()
+    wait_until(lambda: cluster.node.stopped(pid), timeout=20, what="the job to stand still")
+    server.thaw()
+    watched.wait_began(1)
+    watched.go()
+    assert "TWICE" not in watched.runs
+    assert watched.runs.count("ended") == 1
+    cluster.wait_clean()
+
+
+def test_a_stop_hands_the_job_to_another_node(start_cluster: Start, tmp_path: Path) -> None:
+    first = start_cluster("node-a")
+    watched = Watched(first, tmp_path)
+    second = start_cluster("node-b")
+    assert first.node.process is not None
+    first.node.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "node stopping" in first.node.said, what="the drain")
+    first.node.process.send_signal(signal.SIGTERM)
+    assert first.node.process.wait(30) == 0
+    watched.wait_began(2)
+    result = watched.go()
+    assert result["node"] == "node-b"
+    assert result["attempt"] == 1, "a hand-back is no attempt"
+    assert watched.runs == "began began ended "
+    first.wait_clean()
+    second.wait_clean()
+
+
+def test_a_job_that_takes_its_node_with_it_each_time_ends(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    cluster = start_cluster()
+    watched = Watched(cluster, tmp_path, max_attempts=2)
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    watched.wait_began(2)
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    record = cluster.wait_state(watched.job)
+    assert record.state is JobState.FAILED
+    assert record.reason == "node_lost"
+    with pytest.raises(JobFailed, match="node_lost"):
+        watched.job.get(timeout=60)
+    cluster.wait_clean()
