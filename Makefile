@@ -23,6 +23,7 @@ lint: env ## style, types, and who may import whom
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/mypy --platform win32 -p tasks
 	$(VENV)/lint-imports
 
 bench: env ## what the project's own machinery costs

@@ -12,7 +12,7 @@ import sys
 if sys.version_info < (3, 11):  # noqa: UP036 - this is where an older one is told so
     sys.exit(
         "Python 3.11 or newer is needed, and {} is {}.{}.{}; name a newer one: "
-        "make PYTHON=python3.12 …".format(sys.executable, *sys.version_info[:3])
+        "make PYTHON=python3.12 ...".format(sys.executable, *sys.version_info[:3])
     )
 
 import contextlib
@@ -41,7 +41,7 @@ def main() -> None:
         if STAMP.is_file() and STAMP.read_text() == wanted and starts():
             return
         begin = time.monotonic()
-        print("making .venv …", flush=True)
+        print("making .venv ...", flush=True)
         install(pip_into_venv())
         STAMP.write_text(wanted)
         print(f"made .venv in {time.monotonic() - begin:.0f} s", flush=True)
@@ -91,7 +91,7 @@ def pip_into_venv() -> list[str]:
     sys.exit(
         f"{sys.executable} has neither pip 22.3 (or newer) nor ensurepip. "
         "Install one (Debian: apt-get install python3-pip; Fedora: dnf install python3-pip) "
-        "or name another Python: make PYTHON=…"
+        "or name another Python: make PYTHON=..."
     )
 
 
