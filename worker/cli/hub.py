@@ -141,6 +141,8 @@ def _check(url: str, named_by: str) -> None:
 
 def _masked(url: str) -> str:
     try:
-        return mask(url)
-    except ValueError:  # not even that can be said of it without its password
-        return "what is given"
+        masked = mask(url)
+    except ValueError:
+        masked = url
+    # a password that hides the host (it has a '/') is not seen as one, and must not be shown
+    return "what is given" if "@" in url and "***" not in masked else masked

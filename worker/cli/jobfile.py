@@ -20,6 +20,7 @@ from worker.cli.jobsettings import apply
 
 _MOST_VALUES: Final = 100_000
 _MOST_DEPTH: Final = 64
+_PLAIN: Final = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 
 class _Core(yaml.SafeLoader):
@@ -131,6 +132,8 @@ class _Builder:
         self._count += 1
         if self._count > _MOST_VALUES or depth > _MOST_DEPTH:
             raise _Fault(f":{line}: too many values, or too deep")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
+            raise _Fault(f":{line}: the tag {node.tag!r:.80} means nothing in a job")
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, depth + 1) for item in node.value]
         if isinstance(node, yaml.MappingNode):

@@ -42,15 +42,13 @@ def submit(
 
     Of several files all are checked before one is submitted.
     """
-    from tasks.job import JobConfig
     from worker.cli.following import follow_to_the_end
-    from worker.cli.jobfile import read_job
     from worker.cli.views import view_for
 
     if files.count("-") > 1:
         raise click.UsageError("stdin (-) can be read only once")
     settings = find_hub(redis_url, config_path).settings
-    jobs = [JobConfig.parse(read_job(name, changes)) for name in files]
+    jobs = [_parsed(name, changes) for name in files]
     named = [job.job_id for job in jobs if job.job_id is not None]
     if len(set(named)) != len(named):
         raise click.UsageError("two of the jobs have the same job_id")
@@ -63,6 +61,19 @@ def submit(
         for job_id in job_ids:
             say(f"submitted {job_id}")
     sys.exit(follow_to_the_end(job_ids, settings, view_for(job_ids, as_json=as_json)))
+
+
+def _parsed(name: str, changes: tuple[str, ...]) -> JobConfig:
+    """The job in a file. Raises InvalidJob naming the file."""
+    from tasks.errors import InvalidJob
+    from tasks.job import JobConfig
+    from worker.cli.jobfile import read_job
+
+    value = read_job(name, changes)
+    try:
+        return JobConfig.parse(value)
+    except InvalidJob as error:
+        raise InvalidJob(f"{'stdin' if name == '-' else name}: {error}") from None
 
 
 def submit_jobs(jobs: list[JobConfig], settings: Settings) -> list[str]:
