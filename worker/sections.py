@@ -18,6 +18,12 @@ from tasks.settings import mask
 from worker.host import default_node_name, default_state_dir
 from worker.section import PATH, AbsolutePath, Amount, Flag, Section
 
+LOCAL_SCHEMES: Final = frozenset(
+    {"local", "dir", "reference", "generic", "git", "zip", "tar", "libarchive", "archive", "cached"}
+    | {"blockcache", "filecache", "simplecache", "async_wrapper", "jupyter", "dask", "root"}
+)
+"""Of fsspec: they read the node's own files, or are wrapped round a scheme that does."""
+
 _REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+socket", "sentinel")
 
 
@@ -138,23 +144,67 @@ class StorageSection(Section):
         strict=False,
         description="a list of absolute paths: file: URLs are read beneath them only",
     )
-    schemes: tuple[str, ...] = Field(
+    schemes: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+$")], ...] = Field(
         ("builtin", "file"),
         strict=False,
-        description="a list of URL schemes that data and code may come from",
+        description="a list of URL schemes that data and code may come from, such as 'https'; "
+        "none that reads this host's files, as local and reference do",
+    )
+    hosts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("*",),
+        strict=False,
+        description="a list of patterns of host names or addresses that transfers may connect "
+        "to, such as '*.example.org'; '*' means public addresses only, any other is named here",
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="by scheme, what fsspec is told, such as {s3: {endpoint_url: …}}",
     )
     artifacts: str | None = Field(
         None,
         min_length=1,
         description="an absolute path or a URL; left out: beneath node.state_dir",
     )
+    cache: AbsolutePath | None = Field(
+        None,
+        description=f"{PATH} where fetched data are kept; left out: beneath node.state_dir",
+    )
     cache_mb: Amount = Field(51_200, description="MiB that fetched data may take, at least 0")
+    keep_free_mb: Amount = Field(
+        1_024, description="MiB of a disk that fetched data and artefacts leave free"
+    )
+    code_mb: Annotated[int, Field(ge=1)] = Field(
+        256, description="MiB that the code of a job may take, unpacked, at least 1"
+    )
+    code_files: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="how many files the code of a job may have, at least 1"
+    )
     output_mb: Amount = Field(
         10_240, description="MiB that the output of a job may take; 0: as much as there is"
     )
     job_mb: Amount = Field(
         51_200, description="MiB that checkpoints and scratch may take; 0: as much as there is"
     )
+
+    @field_validator("schemes")
+    @classmethod
+    def _not_the_hosts_own(cls, schemes: tuple[str, ...]) -> tuple[str, ...]:
+        local = [one for one in schemes if one in LOCAL_SCHEMES]
+        if local:
+            raise ValueError(f"{local[0]} would read this host's files, beneath no root")
+        return schemes
+
+    @field_validator("artifacts")
+    @classmethod
+    def _somewhere(cls, place: str | None) -> str | None:
+        if place is not None and not place.startswith("/") and "://" not in place:
+            raise ValueError("is neither an absolute path nor a URL")
+        return place
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The options' values may be secrets, and are shown nowhere."""
+        for name, value in super().__repr_args__():
+            yield name, sorted(value) if name == "options" else value
 
 
 class TrustSection(Section):
@@ -182,6 +232,12 @@ class TimeoutsSection(Section):
     lease_grace: float = Field(15.0, ge=0, le=3600, description="seconds from 0 to 3600")
     job: float = Field(
         0.0, ge=0, description="seconds that any attempt may take at most; 0: no limit"
+    )
+    transfer: float = Field(
+        60.0,
+        ge=1,
+        le=3600,
+        description="seconds from 1 to 3600 that a transfer of data may stand still",
     )
 
 

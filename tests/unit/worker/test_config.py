@@ -110,14 +110,20 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
         "storage": {
             "roots": ["/d"],
             "schemes": ["s3"],
+            "hosts": ["*.example.org"],
+            "options": {"s3": {"endpoint_url": "https://e.example.org"}},
             "artifacts": "s3://b/c",
+            "cache": "/c",
             "cache_mb": 1,
+            "keep_free_mb": 4,
+            "code_mb": 5,
+            "code_files": 6,
             "output_mb": 2,
             "job_mb": 3,
         },
         "trust": {"keys": ["/k.pub"], "require_patched": True},
         "images": {"allow": ["x/*"]},
-        "timeouts": {"stop_grace": 1.0, "lease_ttl": 2.0, "lease_grace": 3.0, "job": 4.0},
+        "timeouts": {"stop_grace": 1.0, "lease_ttl": 2.0, "lease_grace": 3.0, "job": 4.0, "transfer": 5.0},
         "native": {"interpreter": "/py", "env_allow": ["A"], "nofile": 100},
     }
     config = load(write(yaml.safe_dump(other)))
