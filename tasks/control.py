@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tasks.errors import CyxWizError
 from tasks.state import JobState
@@ -20,6 +20,9 @@ class Ask(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     CHECKPOINT = "checkpoint"
+
+
+_OBEY: Final = frozenset({JobState.RUNNING, JobState.PAUSED})
 
 
 class NotRunning(CyxWizError):
@@ -65,7 +68,8 @@ def ask(job_id: str, what: Ask, *, app: JobCelery | None = None) -> None:
     app = _app(app)
     with reachable(app.hub):
         record = app.records.get(job_id)
-        heard = app.records.client.publish(
+        # one that is starting would not obey, and one that has just ended may still listen
+        heard = record.state in _OBEY and app.records.client.publish(
             app.hub.keys.control(job_id), json.dumps({"op": str(what)})
         )
     if not heard:
