@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(3)  # exits.ExitCode.INVALID, which cannot be imported now
 
     from worker.cli.app import cli
-    from worker.cli.exits import ExitCode
+    from worker.cli.exits import end_of_pipe
 
     try:
         try:
@@ -31,6 +30,4 @@ def main(args: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # what is left in the buffer may find the pipe broken as well
     except BrokenPipeError:
-        # or the interpreter tries to flush once more at its end, and complains
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(ExitCode.BROKEN_PIPE)
+        end_of_pipe()

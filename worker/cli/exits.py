@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final, ParamSpec
+from typing import Final, NoReturn, ParamSpec
 
 import click
 
@@ -106,8 +107,10 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
-            raise  # click's own; `main` deals with a broken pipe
+        except (click.ClickException, click.exceptions.Exit):
+            raise  # click's own
+        except BrokenPipeError:  # click would end with 1
+            end_of_pipe()
         except Terminated:
             click.echo("terminated", err=True)
             sys.exit(ExitCode.TERMINATED)
@@ -121,6 +124,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             sys.exit(exit_code(error))
 
     return run
+
+
+def end_of_pipe() -> NoReturn:
+    """Whoever read stdout has gone: end at once, and quietly."""
+    # or the interpreter tries to flush once more at its end, and complains
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(ExitCode.BROKEN_PIPE)
 
 
 def _debug() -> bool:

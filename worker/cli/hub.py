@@ -7,7 +7,8 @@ Redis that a node of this user has started for itself, else the default.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from tasks.errors import ConfigError
-from tasks.settings import Settings, mask
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what ``--help`` of any command need not load
+    import redis
+
+    from tasks.settings import Settings
     from worker.config import NodeConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -81,6 +84,22 @@ def find_hub(
     return Hub(settings=replace(settings, redis_url=own), named_by="node")
 
 
+@contextmanager
+def reaching(settings: Settings) -> Iterator[redis.Redis]:
+    """A client; whatever it cannot reach is RedisUnavailable, naming the URL."""
+    import redis
+
+    from tasks.settings import unavailable
+
+    client = settings.connect()
+    try:
+        yield client
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise unavailable(settings.redis_url, error) from error
+    finally:
+        client.close()
+
+
 def configured(
     redis_url: str | None,
     config: NodeConfig | None,
@@ -105,6 +124,8 @@ def configured(
 
 def settings_for(config: NodeConfig | None, env: Mapping[str, str]) -> Settings:
     """Everything but the URL: the environment's, else the configuration's."""
+    from tasks.settings import Settings
+
     settings = Settings.from_env({**env, "CYXWIZ_REDIS_URL": ""})
     if config is None:
         return settings
@@ -131,6 +152,8 @@ def _state_dir(env: Mapping[str, str]) -> Path:
 
 
 def _check(url: str, named_by: str) -> None:
+    from tasks.settings import Settings
+
     try:
         Settings(redis_url=url).connect().close()
     except ValueError:  # its text may quote the password
@@ -140,6 +163,8 @@ def _check(url: str, named_by: str) -> None:
 
 
 def _masked(url: str) -> str:
+    from tasks.settings import mask
+
     try:
         masked = mask(url)
     except ValueError:

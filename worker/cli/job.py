@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import find_hub, hub_options, json_option, reaching
 from worker.cli.text import columns, duration, moment, number, safe, say, say_json
 
 if TYPE_CHECKING:
@@ -35,15 +35,10 @@ def job(job_id: str, redis_url: str | None, config_path: Path | None, as_json: b
 
 def read_record(job_id: str, settings: Settings) -> JobRecord:
     """The job's record. Raises UnknownJob, RedisUnavailable."""
-    from tasks.publishing import reachable
     from tasks.record import Records
 
-    client = settings.connect()
-    try:
-        with reachable(settings):
-            return Records(client, settings.keys).get(job_id)
-    finally:
-        client.close()
+    with reaching(settings) as client:
+        return Records(client, settings.keys).get(job_id)
 
 
 def as_object(record: JobRecord) -> dict[str, Any]:

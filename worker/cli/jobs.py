@@ -10,7 +10,7 @@ import click
 
 from tasks.state import JobState
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import find_hub, hub_options, json_option, reaching
 from worker.cli.text import moment, note, number, safe, say, say_json
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def jobs(
 
     Those come first to which something happened last; of one user, those submitted last.
     """
-    from tasks.publishing import reachable
     from worker.cli.listing import Wanted, list_jobs, mark_text, parse_mark
 
     try:
@@ -81,12 +80,8 @@ def jobs(
     wanted = Wanted(
         states=tuple(JobState(state) for state in states), user_id=user_id, labels=labels
     )
-    client = settings.connect()
-    try:
-        with reachable(settings):
-            page, following = list_jobs(client, settings.keys, wanted, limit=limit, after=place)
-    finally:
-        client.close()
+    with reaching(settings) as client:
+        page, following = list_jobs(client, settings.keys, wanted, limit=limit, after=place)
     rest = None if following is None else mark_text(following)
     if as_json:
         say_json({"jobs": [asdict(one) for one in page], "next": rest})

@@ -12,7 +12,7 @@ import click
 from tasks import events
 from tasks.events import Envelope, to_json
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import find_hub, hub_options, json_option, reaching
 from worker.cli.text import note, safe, say
 
 if TYPE_CHECKING:
@@ -85,19 +85,14 @@ class LogView:
 
 def stored_events(job_id: str, settings: Settings) -> list[Envelope]:
     """What Redis keeps of the job's events, in order. Raises UnknownJob, RedisUnavailable."""
-    from tasks.publishing import reachable
     from tasks.sequence import Sequence
     from worker.cli.job import read_record
 
     keys = settings.keys
     record = read_record(job_id, settings)
-    client = settings.connect()
-    try:
-        with reachable(settings):
-            pipe = client.pipeline()
-            pipe.xrange(keys.history(job_id))
-            pipe.xrange(keys.tail(job_id))
-            history, tail = pipe.execute()
-    finally:
-        client.close()
+    with reaching(settings) as client:
+        pipe = client.pipeline()
+        pipe.xrange(keys.history(job_id))
+        pipe.xrange(keys.tail(job_id))
+        history, tail = pipe.execute()
     return Sequence().caught_up([row["e"] for _, row in [*history, *tail]], record.seq)
