@@ -4,12 +4,17 @@ Each pytest process has one server of its own, started when a test first asks fo
 before each test that does. The environment names it before anything is imported, so that
 `tasks.app`, `train` and every process that a test starts use this server and never another.
 A test that kills or freezes it may leave it so: the next one gets it whole again.
+
+What a test and its processes put into the system's directory for temporary files goes with the
+session. (`tmp_path` is pytest's own, and stays where it always is.)
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +23,7 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from tests.support.redis_server import MISSING, RedisServer, redis_binary
+from tests.support.redis_server import MISSING, RedisServer, redis_binary, short_directory
 
 if TYPE_CHECKING:  # at run time only once the environment is set, and only where it is needed
     from tasks.keys import Keys
@@ -26,7 +31,13 @@ if TYPE_CHECKING:  # at run time only once the environment is set, and only wher
     from tasks.record import Records
     from tasks.settings import Settings
 
-_SERVER = RedisServer()
+# Inherited by the processes of xdist, or theirs would lie within this one's.
+_ROOT = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+_TEMP = short_directory(_ROOT)
+atexit.register(shutil.rmtree, _TEMP, ignore_errors=True)
+os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMP)
+
+_SERVER = RedisServer(directory=_TEMP / "redis")
 atexit.register(_SERVER.close)
 
 for _name in [name for name in os.environ if name.startswith("CYXWIZ_")]:

@@ -183,10 +183,11 @@ class RedisServer:
         self.process = None
 
 
-def short_directory() -> Path:
-    """A new private directory whose path leaves room for a socket's name."""
-    made = Path(tempfile.mkdtemp(prefix="cyxr-"))
-    if len(str(made).encode()) <= _PATH_BYTES - 20:
+def short_directory(root: str | None = None) -> Path:
+    """A new private directory, in ``root`` or where temporary files go, if that is not too long:
+    it leaves room for the names of sockets."""
+    made = Path(tempfile.mkdtemp(prefix="cyxr-", dir=root))
+    if len(str(made).encode()) <= _PATH_BYTES - 67:
         return made
     made.rmdir()
     return Path(tempfile.mkdtemp(prefix="cyxr-", dir="/tmp"))
