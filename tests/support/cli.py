@@ -71,7 +71,7 @@ class Cli:
             path.unlink()
         return done
 
-    def fresh(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 60) -> Done:
+    def fresh(self, *args: str, env: Mapping[str, str] | None = None, timeout: float = 90) -> Done:
         """Run it to its end, from the start of the interpreter on, with pipes."""
         done = subprocess.run(
             [*COMMAND, *args],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,12 +19,16 @@ from typing import Final
 
 import worker
 from worker.cli.exits import CommandFailed
+from worker.node import slot_records
+from worker.node.adoption import Leftovers
 from worker.node.paths import NodePaths
+from worker.node.processes import WatchedProcess, kill_group
 from worker.node.tied import tied_command
 
 _STOP_S: Final = 10.0
 """A node with nothing to do ends within two; each step of a stop has so long."""
 _POLL_S: Final = 0.02
+_ROOT_BYTES: Final = 40
 
 
 class NodeFailed(CommandFailed):
@@ -56,7 +61,10 @@ class DemoNode:
 @contextmanager
 def demo_directory() -> Iterator[Path]:
     """A directory of this user's alone, removed at the end with all that is in it."""
-    directory = Path(tempfile.mkdtemp(prefix="cyxwiz-demo-"))
+    root = tempfile.gettempdir()
+    # its sockets must fit into an AF_UNIX path
+    short = len(os.fsencode(root)) <= _ROOT_BYTES or not os.access("/tmp", os.W_OK)
+    directory = Path(tempfile.mkdtemp(prefix="cyxwiz-demo-", dir=root if short else "/tmp"))
     try:
         yield directory
     finally:
@@ -69,7 +77,8 @@ def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterat
 
     It ends by itself should this process be killed.
     """
-    state = directory / "state"
+    state, temporary = directory / "state", directory / "tmp"
+    temporary.mkdir(mode=0o700)
     config = directory / "server-node.yaml"
     config.write_text(json.dumps(demo_config(state), indent=2))
     log = directory / "node.log"
@@ -82,14 +91,16 @@ def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterat
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env=_environment(env),
+            env={**_environment(env), "TMPDIR": str(temporary)},
             start_new_session=True,  # a Ctrl-C is for the demo, which then stops its node
         )
     try:
         yield DemoNode(process=process, log=log)
     finally:
-        _stop(process)
-        shutil.rmtree(NodePaths(state_dir=state).sockets, ignore_errors=True)
+        paths = NodePaths(state_dir=state)
+        if not _stopped(process):
+            _end_what_it_left(paths)
+        shutil.rmtree(paths.sockets, ignore_errors=True)
 
 
 def demo_config(state: Path) -> dict[str, object]:
@@ -111,8 +122,8 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
     return clean
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM drains; twice more and the node kills its slot workers itself."""
+def _stopped(process: subprocess.Popen[bytes]) -> bool:
+    """End the agent: SIGTERM drains; twice more and it kills its slot workers. If all went well."""
     for times in (1, 2):
         for _ in range(times):
             process.send_signal(signal.SIGTERM)
@@ -120,9 +131,23 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             continue
-        return
+        return process.returncode == 0
     process.kill()
     process.wait()
+    return False
+
+
+def _end_what_it_left(paths: NodePaths) -> None:
+    """An agent that dies leaves its slot workers to its successor, and here none comes."""
+    for slot in slot_records.recorded(paths):
+        record = slot_records.read(paths, slot)
+        left = None if record is None else WatchedProcess.find(record.process)
+        if left is not None:
+            left.send(signal.SIGKILL)
+            select.select([left], [], [], _STOP_S)
+            kill_group(left.name)
+            left.collect()
+    Leftovers(paths).end_all(grace=0.0)
 
 
 def _tail(log: Path) -> list[str]:
