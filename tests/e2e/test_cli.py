@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -462,6 +463,14 @@ def test_a_redis_that_refuses_is_named_without_its_password(
     assert "redis://user:***@127.0.0.1:1/3" in done.err
     assert "hunter2" not in done.err + done.out
     assert "Traceback" not in done.err
+
+
+def test_a_redis_that_does_not_answer_is_named(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
+        done = cli("job", "x", "--redis", url)
+    assert done.code == 4
+    assert url in done.err
 
 
 def test_the_option_comes_before_the_variable(cli: Cli, hub: RedisServer, done_job: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from worker.cli.exits import WrongState, guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.text import say, say_json
 
 
@@ -29,7 +29,7 @@ def cancel(
     from tasks.control import cancel as cancel_job
     from tasks.state import JobState
 
-    settings = find_hub(redis_url, config_path).settings
+    settings = reached(redis_url, config_path)
     done = cancel_job(job_id, why, app=make_app(settings, include=()))
     over = done.state is JobState.CANCELLED
     if as_json:
@@ -56,7 +56,7 @@ def _asks(what: str, asked_for: str, help_text: str) -> click.Command:
         from tasks.celery import make_app
         from tasks.control import Ask, ask
 
-        settings = find_hub(redis_url, config_path).settings
+        settings = reached(redis_url, config_path)
         ask(job_id, Ask(what), app=make_app(settings, include=()))
         if as_json:
             say_json({"job_id": job_id, "asked": what})

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import hub_options, json_option, reached
 
 
 @click.command()
@@ -28,6 +28,6 @@ def follow(
     from worker.cli.following import follow_to_the_end
     from worker.cli.views import view_for
 
-    settings = find_hub(redis_url, config_path).settings
+    settings = reached(redis_url, config_path)
     wanted = tuple(dict.fromkeys(job_ids))
     sys.exit(follow_to_the_end(wanted, settings, view_for(wanted, as_json=as_json)))

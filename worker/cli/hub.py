@@ -84,6 +84,16 @@ def find_hub(
     return Hub(settings=replace(settings, redis_url=own), named_by="node")
 
 
+def reached(redis_url: str | None, config_path: Path | None) -> Settings:
+    """The hub of `find_hub`, which has answered. Raises ConfigError, RedisUnavailable within 3 s.
+
+    Asked first: what a command does then waits longer for its answers.
+    """
+    settings = find_hub(redis_url, config_path).settings
+    settings.check()
+    return settings
+
+
 @contextmanager
 def reaching(settings: Settings) -> Iterator[redis.Redis]:
     """A client; whatever it cannot reach is RedisUnavailable, naming the URL."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option, reaching
+from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.text import columns, duration, moment, number, safe, say, say_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def job(job_id: str, redis_url: str | None, config_path: Path | None, as_json: b
 
     Its state, where it ran, its progress and its result.
     """
-    record = read_record(job_id, find_hub(redis_url, config_path).settings)
+    record = read_record(job_id, reached(redis_url, config_path))
     if as_json:
         say_json(as_object(record))
     else:

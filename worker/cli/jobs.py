@@ -10,7 +10,7 @@ import click
 
 from tasks.state import JobState
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option, reaching
+from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.text import moment, note, number, safe, say, say_json
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def jobs(
         place = None if after is None else parse_mark(after)
     except ValueError as error:
         raise click.UsageError(f"--after: {error}") from None
-    settings = find_hub(redis_url, config_path).settings
+    settings = reached(redis_url, config_path)
     wanted = Wanted(
         states=tuple(JobState(state) for state in states), user_id=user_id, labels=labels
     )

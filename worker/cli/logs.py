@@ -12,7 +12,7 @@ import click
 from tasks import events
 from tasks.events import Envelope, to_json
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option, reaching
+from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.text import note, safe, say
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def logs(
     """
     from worker.cli.following import follow_all
 
-    settings = find_hub(redis_url, config_path).settings
+    settings = reached(redis_url, config_path)
     view = LogView(as_json=as_json, timestamps=timestamps)
     if follow:
         asyncio.run(follow_all([job_id], settings, view))

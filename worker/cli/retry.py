@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from worker.cli.exits import WrongState, guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.text import say, say_json
 
 
@@ -46,7 +46,7 @@ def retry(
     from worker.cli.submit import submit_jobs
     from worker.cli.views import view_for
 
-    settings = find_hub(redis_url, config_path).settings
+    settings = reached(redis_url, config_path)
     record = read_record(job_id, settings)
     if not record.state.terminal:
         raise WrongState(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import find_hub, hub_options, json_option
+from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.text import say, say_json
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def submit(
 
     if files.count("-") > 1:
         raise click.UsageError("stdin (-) can be read only once")
-    settings = find_hub(redis_url, config_path).settings
     jobs = [_parsed(name, changes) for name in files]
     named = [job.job_id for job in jobs if job.job_id is not None]
     if len(set(named)) != len(named):
         raise click.UsageError("two of the jobs have the same job_id")
+    settings = reached(redis_url, config_path)
     job_ids = submit_jobs(jobs, settings)
     if not follow:
         for job_id, job in zip(job_ids, jobs, strict=True):
