@@ -450,7 +450,10 @@ def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
     assert seen["nnp"] == "1"
     assert int(seen["blocked"], 16) == 0
     python_ignores = (1 << signal.SIGPIPE - 1) | (1 << signal.SIGXFSZ - 1)
-    assert int(seen["ignored"], 16) == python_ignores
+    # 32 and 33 are the C library's own, which no program can set; make starts its children with
+    # them ignored
+    libc = (1 << 32 - 1) | (1 << 33 - 1)
+    assert int(seen["ignored"], 16) & ~libc == python_ignores
     assert (seen["core"], seen["nofile"], seen["fsize"]) == (0, 123, 3 << 20)
     assert seen["cpus"] == 1
     assert seen["stdin"] == "/dev/null"
