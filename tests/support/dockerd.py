@@ -1,0 +1,178 @@
+"""A real Docker engine of the tests' own: its data, socket and processes are in one directory.
+
+It has no bridge and touches no firewall rule, so it can run beside an engine of the host. It ends
+when the process that it was started for ends, whatever happens to that one.
+
+    python -m tests.support.dockerd DIRECTORY PID     serves in DIRECTORY while process PID lives
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.support.waiting import wait_until
+from worker.keeper import engine
+
+REPO = Path(__file__).resolve().parents[2]
+_NO_NETWORK = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
+
+
+def missing() -> str | None:
+    """Why no engine can be started here; None if one can."""
+    if not sys.platform.startswith("linux"):
+        return "a Docker engine needs Linux"
+    if shutil.which("dockerd") is None:
+        return "dockerd is not on PATH (Debian: apt-get install docker.io)"
+    if os.geteuid() != 0:
+        return "a private Docker engine needs root"
+    return None
+
+
+class Dockerd:
+    """One dockerd. A context manager: ``with Dockerd() as engine``."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Nothing is started yet. ``options``: more of dockerd's, such as ``--live-restore``."""
+        self._own = directory is None
+        self.directory = directory or Path(tempfile.mkdtemp(prefix="cyx-dockerd-"))
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.socket = self.directory / "docker.sock"
+        self._options = tuple(options)
+        self._env = {**os.environ, **(env or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def log(self) -> str:
+        path = self.directory / "dockerd.log"
+        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> Self:
+        """Start it and wait until it answers. Nothing if it runs."""
+        if self.running:
+            return self
+        place = self.directory
+        command = [
+            "dockerd",
+            f"--data-root={place / 'data'}",
+            f"--exec-root={place / 'exec'}",
+            f"--pidfile={place / 'dockerd.pid'}",
+            f"--host=unix://{self.socket}",
+            "--log-level=warn",
+            *_NO_NETWORK,
+            *self._options,
+        ]
+        with (place / "dockerd.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
+            )
+        wait_until(self._answers, timeout=30, what=f"dockerd in {place}")
+        return self
+
+    def stop(self) -> None:
+        """SIGTERM: it stops its containers and ends in good order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: its containerd and its containers stay until it comes back."""
+        self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it and whatever it started, and delete its directory. Safe to call twice."""
+        self.stop()
+        self._end_orphans()
+        self._unmount()
+        if self._own:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        assert self.running, f"dockerd ended:\n{self.log}"
+        try:
+            return engine.call(str(self.socket), "GET", "/_ping", within=2.0).status == 200
+        except OSError:
+            return False
+
+    def _end(self, number: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(timeout=60)
+        self.process = None
+
+    def _end_orphans(self) -> None:
+        """containerd and its shims, where dockerd was killed: they name our directory."""
+        mark = os.fsencode(self.directory / "exec")
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                if mark in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    def _unmount(self) -> None:
+        mark = f"{self.directory}/"
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        for line in reversed(mounts):
+            where = line.split()[1]
+            if where.startswith(mark):
+                subprocess.run(["umount", "-l", where], check=False, capture_output=True)
+
+
+def tied(directory: Path, pid: int) -> subprocess.Popen[bytes]:
+    """Start a dockerd in ``directory`` that ends, with all it left, when process ``pid`` does."""
+    command = [sys.executable, "-m", "tests.support.dockerd", str(directory), str(pid)]
+    guard = subprocess.Popen(command, cwd=REPO, stdin=subprocess.DEVNULL, start_new_session=True)
+    ready = directory / "ready"
+
+    def up() -> bool:
+        assert guard.poll() is None, "the guard of dockerd ended"
+        return ready.exists()
+
+    wait_until(up, timeout=40, what="the tests' dockerd")
+    return guard
+
+
+def _serve(directory: Path, pid: int) -> None:
+    """The guard: see the module's docstring."""
+    watched = os.pidfd_open(pid)
+    told, tell = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(tell, b"x"))
+    dockerd = Dockerd(directory)
+    try:
+        dockerd.start()
+        (directory / "ready").write_text(json.dumps({"guard": os.getpid()}))
+        select.select([watched, told], [], [])
+    finally:
+        dockerd.close()
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.with_suffix(".lock").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,84 @@
+"""The tests' one Docker engine, with its base image: all processes of a test run share it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.support import dockerd
+
+BASE = "cyxwiz/local-base:latest"
+PYTHON = "/usr/local/bin/python3"
+"""Where Python is in `BASE`."""
+
+
+def require() -> None:
+    """Fail under CI where no engine can be started, else skip with the reason."""
+    why = dockerd.missing()
+    if why is None:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+@cache
+def shared() -> Path:
+    """The socket of the engine of this test run, started by whichever process asks first."""
+    require()
+    directory = _directory()
+    with locked(directory.with_suffix(".lock")):
+        if not (directory / "ready").exists():
+            directory.mkdir(mode=0o700, exist_ok=True)
+            dockerd.tied(directory, _main_process())
+            import_base(directory / "docker.sock")
+    return directory / "docker.sock"
+
+
+def import_base(socket: Path) -> None:
+    """Put `BASE` into the engine at ``socket``."""
+    with tempfile.TemporaryDirectory() as place:
+        tar = Path(place) / "base.tar"
+        subprocess.run(
+            [sys.executable, str(dockerd.REPO / "images" / "local_base.py"), str(tar)], check=True
+        )
+        client = raw(socket)
+        repository, tag = BASE.split(":")
+        client.import_image(src=str(tar), repository=repository, tag=tag)
+        client.close()
+
+
+def raw(socket: Path) -> docker.APIClient:
+    """docker-py itself, to see what the engine says without any code of ours."""
+    return docker.APIClient(base_url=f"unix://{socket}", version="1.41", timeout=120)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process of this test run at a time."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _directory() -> Path:
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:12]
+    return Path(tempfile.gettempdir()) / f"cyx-engine-{run}"
+
+
+def _main_process() -> int:
+    """pytest itself: with xdist, the parent of this worker."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
