@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _MARGIN = 0.1
 """Part of the TTL by which the local deadline comes before Redis's: clocks run at unequal pace."""
 _AGAIN_S = 0.5
+_FIRST_S = 1.0
+"""When the lease is renewed first: a cancel that came just before anybody listened is seen then."""
 _FILE = "lease.json"
 
 
@@ -69,7 +71,8 @@ class Renewal:
         self._lease = lease
         self._ttl_ms = ttl_ms
         self._listener = listener
-        self._stop = threading.Event()
+        self._stopped = False
+        self._bell = threading.Event()
         self.deadline = self._deadline_from(claimed)
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -79,16 +82,25 @@ class Renewal:
 
     def stop(self) -> None:
         """No renewal is under way once this returns."""
-        self._stop.set()
+        self._stopped = True
+        self._bell.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def soon(self) -> None:
+        """Renew now, which brings what the record says."""
+        self._bell.set()
 
     def _deadline_from(self, sent: float) -> float:
         return sent + self._ttl_ms / 1000 * (1 - _MARGIN)
 
     def _run(self) -> None:
-        wait = self._ttl_ms / 3000
-        while not self._stop.wait(wait):
+        wait = min(_FIRST_S, self._ttl_ms / 3000)
+        while True:
+            self._bell.wait(wait)
+            self._bell.clear()
+            if self._stopped:
+                return
             sent = time.monotonic()
             try:
                 renewal = self._records.renew(self._lease, self._ttl_ms)

@@ -10,6 +10,7 @@ from worker.config import NodeConfig
 from worker.devices.pool import DevicePool
 from worker.limits import HostSize
 from worker.node.paths import NodePaths
+from worker.orders import Orders
 from worker.runtimes.base import Runtime
 
 
@@ -32,4 +33,5 @@ class NodeParts:
     paths: NodePaths
     pool: DevicePool
     runtime: Runtime
+    orders: Orders
     place: Place

@@ -22,7 +22,6 @@ from worker.ending import Ending
 from worker.launch import native_plan
 from worker.lease import Renewal, remember
 from worker.limits import effective_timeout
-from worker.orders import Orders
 from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
@@ -35,6 +34,7 @@ from worker.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
+_HEARD_AT_ONCE_S = 0.5
 _MB = 1 << 20
 
 
@@ -63,7 +63,6 @@ class Run:
         self._renewal = Renewal(
             parts.records, claim.lease, parts.settings.lease_ttl_ms, self, claimed
         )
-        self._orders = Orders(parts.settings)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None
         self._grant: HeldGrant | None = None
@@ -98,7 +97,13 @@ class Run:
         if self._attempt is not None:
             self._attempt.end(ended, why)
 
-    def _order(self, op: str, order: Mapping[str, Any]) -> None:
+    def listening(self) -> None:
+        """Orders are heard: what was asked before stands in the record."""
+        if time.monotonic() - self._began > _HEARD_AT_ONCE_S:
+            self._renewal.soon()  # else its first renewal, which is near, finds it
+
+    def order(self, op: str, order: Mapping[str, Any]) -> None:
+        """Something is asked of the attempt."""
         if self._attempt is not None:
             self._attempt.order(op, order)
         elif op == "cancel":
@@ -109,12 +114,12 @@ class Run:
     def to_its_end(self) -> Verdict:
         """Run it and finish it. Raises LeaseLost."""
         self._renewal.start()
-        self._orders.listen(self._id.job_id, self._order)
+        self._parts.orders.listen(self._id.job_id, self)
         try:
             return self._finish(*self._steps())
         finally:
             self._renewal.stop()
-            self._orders.stop()
+            self._parts.orders.stop()
             self._publisher.close()
             self._clean_up()
 

@@ -23,6 +23,7 @@ from worker.leftovers import end_leftovers
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+from worker.orders import Orders
 from worker.parts import NodeParts, Place
 from worker.runtimes import runtime
 from worker.sandbox.policy import sandbox_classes
@@ -117,6 +118,7 @@ class SlotProcess:
             state_root=self._paths.state_dir,
             abandon_after=ttl + self._config.timeouts.lease_grace,
         )
+        self._orders = Orders(self._settings)
         parts = NodeParts(
             records=self._records(),
             settings=self._settings,
@@ -124,6 +126,7 @@ class SlotProcess:
             paths=self._paths,
             pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
             runtime=native,
+            orders=self._orders,
             place=Place(node=self._config.node.name, slot=self.name, host=self._host),
         )
         end_leftovers(parts)
@@ -134,6 +137,7 @@ class SlotProcess:
     def leave_child(self) -> None:
         """The pool's child ends; attempts that run go on."""
         executor.bind(None)
+        self._orders.close()
         self._native.close()
 
     def _records(self) -> Records:
