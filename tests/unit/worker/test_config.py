@@ -123,7 +123,13 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
         },
         "trust": {"keys": ["/k.pub"], "require_patched": True},
         "images": {"allow": ["x/*"]},
-        "timeouts": {"stop_grace": 1.0, "lease_ttl": 2.0, "lease_grace": 3.0, "job": 4.0, "transfer": 5.0},
+        "timeouts": {
+            "stop_grace": 1.0,
+            "lease_ttl": 2.0,
+            "lease_grace": 3.0,
+            "job": 4.0,
+            "transfer": 5.0,
+        },
         "native": {"interpreter": "/py", "env_allow": ["A"], "nofile": 100},
     }
     config = load(write(yaml.safe_dump(other)))

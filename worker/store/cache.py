@@ -1,0 +1,302 @@
+"""The node's cache of fetched trees: by content, under a cap, shared by all of its processes.
+
+    lock                 held while the directory is looked over or changed; never for long
+    entries/<sha256>/    lock (shared by whoever uses it; holds its size), about.json, data/
+    partial/<random>/    the same, while it is written; its lock is held by the writer
+    keys/<sha256>.lock   held while one source is fetched: the second who wants it waits
+    known/<sha256>.json  which content a source had, and by what it can be told to be unchanged
+
+Whoever dies lets go of its locks, and what it was writing is swept by the next who looks. An entry
+is named by its content, comes to its name by one rename, and is never written to again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.keeper.settle import remove_tree
+from worker.store import locks
+from worker.store.disk import free_bytes, taken
+from worker.store.durable import sync_directory
+from worker.store.locks import Held
+from worker.store.refusals import NoRoom
+from worker.store.trees import Tree
+from worker.store.witness import Witness
+
+_MB: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A tree in the cache, kept there as long as this is not closed."""
+
+    sha256: str
+    data: Path
+    """The directory with its files; read-only."""
+    held: Held
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        self.held.close()
+
+
+class Partial:
+    """Room for a tree, and the directory that it is written to."""
+
+    def __init__(self, cache: Cache, directory: Path, held: Held) -> None:
+        self._cache = cache
+        self.directory = directory
+        self.held = held
+
+    @property
+    def data(self) -> Path:
+        """Where the tree is to be written."""
+        return self.directory / "data"
+
+    def grow(self, total: int) -> None:
+        """Have room for ``total`` bytes. Raises NoRoom."""
+        self._cache.reserve(self, total)
+
+    def publish(self, tree: Tree) -> Entry:
+        """Make it an entry; returns that, or the one with the same content that is there."""
+        return self._cache.publish(self, tree)
+
+    def close(self) -> None:
+        """Remove what was not published. Safe to call twice."""
+        if self.held.fd >= 0:
+            remove_tree(self.directory)
+            self.held.close()
+
+
+class Cache:
+    """See the module's docstring."""
+
+    def __init__(self, root: Path, *, cap: int, keep_free: int) -> None:
+        """``cap``: bytes of all entries. ``keep_free``: bytes of the disk to leave. The directory
+        is made when it is first needed."""
+        self._root = root
+        self._cap = cap
+        self._keep_free = keep_free
+
+    # looking
+
+    def use(self, sha256: str, check: Callable[[], None] = lambda: None) -> Entry | None:
+        """The entry with this content, if it is there and whole."""
+        with self._locked(check):
+            return self._use(sha256)
+
+    def _use(self, sha256: str) -> Entry | None:
+        directory = self._entries / sha256
+        held = locks.attempt(directory / "lock", shared=True, create=False)
+        if held is None:
+            return None
+        if not Witness.read(directory / "about.json").stands(directory / "data"):
+            # somebody who can write where the node can has changed it
+            held.close()
+            self._drop(directory)
+            return None
+        os.utime(held.fd)
+        return Entry(sha256=sha256, data=directory / "data", held=held)
+
+    def known(self, key: str) -> tuple[str, str] | None:
+        """Content of the source ``key`` when it was last fetched, and its token then."""
+        try:
+            found = json.loads((self._known / f"{key}.json").read_bytes())
+            return str(found["sha256"]), str(found["token"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remember(self, key: str, sha256: str, token: str) -> None:
+        """What the source ``key`` has. ``token``: '' if nothing tells whether it is unchanged."""
+        path = self._known / f"{key}.json"
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        partial.write_text(json.dumps({"sha256": sha256, "token": token}))
+        partial.replace(path)
+
+    def alone(self, key: str, check: Callable[[], None]) -> Held:
+        """Be the only one who fetches the source ``key``; waits for whoever is."""
+        self._make()
+        return locks.wait(self._keys / f"{key}.lock", check)
+
+    # writing
+
+    def begin(self, need: int, check: Callable[[], None] = lambda: None) -> Partial:
+        """Room for a tree of ``need`` bytes; unused entries make way. Raises NoRoom."""
+        with self._locked(check):
+            self._sweep()
+            self._make_room(need)
+            directory = self._partial / uuid.uuid4().hex
+            (directory / "data").mkdir(parents=True, mode=0o700)
+            held = locks.attempt(directory / "lock")
+            assert held is not None  # noqa: S101 - nobody else knows of it
+            held.write(json.dumps({"bytes": need}).encode())
+        return Partial(self, directory, held)
+
+    def reserve(self, partial: Partial, total: int) -> None:
+        """See `Partial.grow`."""
+        with self._locked():
+            self._make_room(total, apart=partial.directory)
+            partial.held.write(json.dumps({"bytes": total}).encode())
+
+    def publish(self, partial: Partial, tree: Tree) -> Entry:
+        """See `Partial.publish`."""
+        Witness.of(partial.data, tree).write(partial.directory / "about.json")
+        sync_directory(partial.directory)
+        with self._locked():
+            there = self._use(tree.sha256)
+            if there is None:
+                target = self._entries / tree.sha256
+                partial.held.write(json.dumps({"bytes": taken(tree)}).encode())
+                partial.directory.rename(target)
+                sync_directory(self._entries)
+                partial.held.share()
+                held, partial.held = partial.held, Held(partial.held.path, -1)
+                held.path = target / "lock"
+                return Entry(sha256=tree.sha256, data=target / "data", held=held)
+        partial.close()
+        return there
+
+    def sweep(self) -> None:
+        """Remove what the dead left. Nothing happens where there is no cache yet."""
+        if self._root.is_dir():
+            with self._locked():
+                self._sweep()
+
+    # the room
+
+    def _make_room(self, need: int, apart: Path | None = None) -> None:
+        """``apart``: a partial whose reservation is the one to be made."""
+        if need > self._cap:
+            raise NoRoom(
+                f"{_mib(need)} are needed, and this node's cache takes {_mib(self._cap)} in all "
+                "(storage.cache_mb)"
+            )
+        reserved, unwritten = self._reservations(apart)
+        written = 0 if apart is None else _written(apart)
+        sizes = {path: _size(path / "lock") for path in self._entries.iterdir()}
+        oldest = sorted(sizes, key=_last_used)
+        used = sum(sizes.values()) + reserved
+        while True:
+            over_cap = used + need > self._cap
+            free = free_bytes(self._root) - unwritten - max(0, need - written)
+            if not over_cap and free >= self._keep_free:
+                return
+            victim = next((path for path in oldest if self._drop(path)), None)
+            if victim is None:
+                raise NoRoom(self._why(over_cap, need, used, free))
+            oldest = oldest[oldest.index(victim) + 1 :]
+            used -= sizes[victim]
+
+    def _why(self, over_cap: bool, need: int, used: int, free: int) -> str:
+        if over_cap:
+            return (
+                f"{_mib(need)} are needed, and {_mib(used)} of the {_mib(self._cap)} of this "
+                "node's cache (storage.cache_mb) are in use by other jobs"
+            )
+        return (
+            f"{_mib(need)} are needed, which would leave {_mib(max(0, free))} of this node's disk "
+            f"free, less than storage.keep_free_mb ({_mib(self._keep_free)})"
+        )
+
+    def _reservations(self, apart: Path | None) -> tuple[int, int]:
+        """Bytes that partials have reserved, and those of them that are not on disk yet."""
+        reserved = unwritten = 0
+        for path in self._partial.iterdir():
+            if path != apart:
+                size = _size(path / "lock")
+                reserved += size
+                unwritten += max(0, size - _written(path))
+        return reserved, unwritten
+
+    def _drop(self, directory: Path) -> bool:
+        """Remove an entry that nobody uses. Under the lock."""
+        held = locks.attempt(directory / "lock", create=True) if directory.is_dir() else None
+        if held is None:
+            return False
+        grave = self._partial / uuid.uuid4().hex
+        directory.rename(grave)  # first: it must not be found while it is removed
+        remove_tree(grave)
+        held.close()
+        return True
+
+    def _sweep(self) -> None:
+        for directory in self._partial.iterdir():
+            held = locks.attempt(directory / "lock")
+            if held is not None:
+                remove_tree(directory)
+                held.close()
+        for path in self._keys.iterdir():
+            held = locks.attempt(path, create=False)
+            if held is not None:
+                path.unlink(missing_ok=True)
+                held.close()
+        for path in self._known.iterdir():
+            known = self.known(path.stem)
+            if known is None or not (self._entries / known[0]).is_dir():
+                path.unlink(missing_ok=True)
+
+    # the directory
+
+    @contextmanager
+    def _locked(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        self._make()
+        with locks.wait(self._root / "lock", check):
+            yield
+
+    def _make(self) -> None:
+        for path in (self._root, self._entries, self._partial, self._keys, self._known):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700, parents=True)
+
+    @property
+    def _entries(self) -> Path:
+        return self._root / "entries"
+
+    @property
+    def _partial(self) -> Path:
+        return self._root / "partial"
+
+    @property
+    def _keys(self) -> Path:
+        return self._root / "keys"
+
+    @property
+    def _known(self) -> Path:
+        return self._root / "known"
+
+
+def _size(lock: Path) -> int:
+    """Bytes that the entry or partial with this lock takes, by its own account."""
+    try:
+        return int(json.loads(lock.read_bytes())["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _written(directory: Path) -> int:
+    """Bytes beneath ``directory`` on disk."""
+    total = 0
+    for at, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(f"{at}/{name}").st_blocks * 512
+    return total
+
+
+def _last_used(directory: Path) -> float:
+    try:
+        return (directory / "lock").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MB:,.1f} MiB"
