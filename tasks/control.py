@@ -48,13 +48,14 @@ def cancel(job_id: str, why: str = "", *, app: JobCelery | None = None) -> Cance
     Raises UnknownJob, RedisUnavailable.
     """
     from tasks.publishing import reachable
+    from tasks.telling import tell
 
     app = _app(app)
     with reachable(app.hub):
         changed, state = app.records.cancel(job_id, why[:1000])
         if changed and state is JobState.CANCELLED:
             # no worker will ever run it to write this, and .get() shall not wait for one
-            app.backend.mark_as_revoked(job_id, why or "cancelled", store_result=True)
+            tell(app, job_id)
     return CancelResult(job_id=job_id, state=state, changed=changed)
 
 

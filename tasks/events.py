@@ -86,12 +86,14 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """The job saved a checkpoint."""
+    """The job reported that it saved a checkpoint: a claim of the job's."""
 
     type: ClassVar[str] = "checkpoint"
     epoch: int = 0
     path: str = ""
     sha256: str = ""
+    coalesced: int = 0
+    """How many checkpoint events before this one were dropped in its favour."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +226,7 @@ _KINDS: Final[dict[str, Any]] = {
     )
 }
 _TUPLES: Final = frozenset({"devices", "lines"})
-_TAIL: Final = (Progress, Log)
+_TAIL: Final = (Progress, Log, Checkpoint)
 _ENDS: Final = (Succeeded, Failed, Cancelled, Rejected)
 
 
@@ -251,7 +253,7 @@ class Envelope:
 
 
 def is_state(event: Event) -> bool:
-    """Whether the history keeps it for good; progress and log are a capped tail."""
+    """Whether the history keeps it; what the job itself can print is a capped tail."""
     return not isinstance(event, _TAIL)
 
 
@@ -261,7 +263,7 @@ def is_end(event: Event) -> bool:
 
 
 def encode(event: Event) -> str:
-    """The event's JSON object: ASCII, compact, defaults left out but for the type."""
+    """The event's JSON object: ASCII, compact, what is empty left out."""
     body: dict[str, Any] = {"type": event.type}
     for one in fields(event):
         value = getattr(event, one.name)

@@ -41,7 +41,7 @@ def follow(
     Raises UnknownJob, RedisUnavailable, TimeoutError.
     """
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = Sequence(), _Patience(timeout, reconnect_for)
+    sequence, patience = Sequence(job_id), _Patience(timeout, reconnect_for)
     client = hub.connect(timeout=10.0)
     try:
         while not sequence.ended:
@@ -62,7 +62,7 @@ async def follow_async(
 ) -> AsyncIterator[Envelope]:
     """As `follow`, for asyncio."""
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = Sequence(), _Patience(timeout, reconnect_for)
+    sequence, patience = Sequence(job_id), _Patience(timeout, reconnect_for)
     client = hub.connect_async(timeout=10.0)
     try:
         while not sequence.ended:
@@ -116,7 +116,8 @@ def _listen(
     with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]  # redis-py
         pubsub.subscribe(keys.events(job_id))
         _confirmed(pubsub.get_message(timeout=5.0))
-        yield from _catch_up(_ask(client.pipeline(), keys, job_id).execute(), job_id, sequence)
+        stored = _ask(client.pipeline(), keys, job_id, sequence.last).execute()
+        yield from _catch_up(stored, job_id, sequence)
         patience.answered()
         while not sequence.ended:
             message = pubsub.get_message(timeout=patience.wait(), ignore_subscribe_messages=True)
@@ -138,7 +139,7 @@ async def _listen_async(
     async with client.pubsub() as pubsub:
         await pubsub.subscribe(keys.events(job_id))
         _confirmed(await pubsub.get_message(timeout=5.0))
-        stored = await _ask(client.pipeline(), keys, job_id).execute()
+        stored = await _ask(client.pipeline(), keys, job_id, sequence.last).execute()
         for envelope in _catch_up(stored, job_id, sequence):
             yield envelope
         patience.answered()
@@ -160,7 +161,7 @@ def _confirmed(message: Any) -> None:
         raise redis.TimeoutError("the subscription was not confirmed")
 
 
-def _ask(pipe: Any, keys: Keys, job_id: str, after: int = 0) -> Any:
+def _ask(pipe: Any, keys: Keys, job_id: str, after: int) -> Any:
     """Queue up, to be read in one transaction: the record's seq and what is stored after one."""
     pipe.hget(keys.job(job_id), "seq")
     pipe.xrange(keys.history(job_id), f"({after}-0")

@@ -64,6 +64,16 @@ class Keys:
         """Sorted set: jobs not yet started, by the ms at which they expire."""
         return f"{self.prefix}expiring"
 
+    @property
+    def untold(self) -> str:
+        """Sorted set: ended jobs of which Celery has no result yet, by the ms when to see to it."""
+        return f"{self.prefix}untold"
+
+    @property
+    def live(self) -> str:
+        """Hash: how many jobs of each user have not ended."""
+        return f"{self.prefix}live"
+
     def waiting(self, queue: str) -> str:
         """Sorted set: jobs queued in ``queue``, by the ms since when."""
         return f"{self.prefix}waiting:{queue}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -21,6 +20,7 @@ import redis
 from tasks.errors import JobConflict, LeaseLost, UnknownJob
 from tasks.events import Event, Failed, Queued, encode, is_state
 from tasks.keys import TERMINAL_TTL_S, Keys
+from tasks.recorded import Claimed, Ending, JobRecord, Lease, NotClaimed, Reaped, Renewal
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
 
@@ -29,88 +29,17 @@ _GRACE_PART = 0.25
 then passed, whatever the pace of its clock."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lease:
-    """The right to run a job: who holds it, and the fencing token of that claim."""
-
-    job_id: str
-    owner: str
-    fence: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claimed:
-    """The job is ours; its message is acknowledged."""
-
-    lease: Lease
-    attempt: int
-    """1 for the first. A hand-back does not count."""
-    spec: str
-    """The job's configuration as submitted (JSON)."""
-    last_reason: str
-    """Why the attempt before this one ended; '' if there was none."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NotClaimed:
-    """Nothing to do with this message: it is acknowledged, but if it is ``unknown``."""
-
-    why: str
-    """unknown (no record), busy, terminal, cancelled, expired, exhausted or avoided."""
-    state: JobState
-    """The record's state now; queued where there is no record."""
-    result: str = ""
-    """For a job that succeeded: its result (JSON)."""
-    reason: str = ""
-    message: str = ""
-    result_stored: bool = False
-    """Celery has the result."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Renewal:
-    """The lease holds for another TTL, and what is asked of the attempt."""
-
-    cancel: str
-    """'' or why it shall be cancelled."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reaped:
-    """What one round of the reaper dealt with."""
-
-    lost: int
-    """Attempts whose lease ran out."""
-    pushed: int
-    """Delayed jobs whose time came."""
-    expired: int
-    """Jobs that were not started in time."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobRecord:
-    """What is known of a job. Times are seconds since the epoch by Redis's clock; 0: not yet."""
-
-    job_id: str
-    state: JobState
-    queue: str
-    user_id: str
-    attempt: int
-    max_attempts: int
-    fence: int
-    node: str
-    slot: str
-    submitted: float
-    started: float
-    finished: float
-    reason: str
-    message: str
-    cancel: str
-    spec: Mapping[str, Any]
-    result: Mapping[str, Any]
-    progress: Mapping[str, Any]
-    """The last progress event; {} if there was none."""
-    seq: int
+__all__ = [
+    "Claimed",
+    "Ending",
+    "JobRecord",
+    "Lease",
+    "NotClaimed",
+    "Reaped",
+    "Records",
+    "Renewal",
+    "tagged",
+]
 
 
 class Records:
@@ -261,7 +190,12 @@ class Records:
         message: str,
         result: Mapping[str, Any],
     ) -> None:
-        """End the job, with ``events``, the last of which says how. Raises LeaseLost."""
+        """End the job, with ``events``, the last of which says how.
+
+        Raises LeaseLost, and ValueError for a ``state`` that is no end.
+        """
+        if not state.terminal:
+            raise ValueError(f"a job cannot end as {state}")
         answer = self._scripts.call(
             "finish",
             *_of(lease),
@@ -323,14 +257,46 @@ class Records:
             raise _unknown(job_id)
         return answer != "ENDED", JobState(state)
 
-    def reap(self, grace_ms: int) -> Reaped:
-        """Deal with what is due; see `worker.node.reaper`."""
-        lost, pushed, expired = self._scripts.call("reap", grace_ms, self.terminal_ttl_s)
+    def reap(self, grace_ms: int | None) -> Reaped:
+        """Deal with what is due; see `worker.node.reaper`.
+
+        ``grace_ms``: how long after its expiry a lease counts as lost; None: none does now.
+        """
+        grace = -1 if grace_ms is None else grace_ms
+        lost, pushed, expired = self._scripts.call("reap", grace, self.terminal_ttl_s)
         return Reaped(lost=lost, pushed=pushed, expired=expired)
 
     def repush(self, job_id: str, waiting_since: str) -> bool:
         """Push a queued job's message again, unless something happened to it since."""
         return bool(self._scripts.call("repush", job_id, waiting_since))
+
+    def untold(self) -> list[str]:
+        """Ended jobs of which Celery should have a result by now, and nobody has said that it has.
+
+        Each is named again after 30 s, 60 s, … (at most an hour), until `mark_result_stored`.
+        """
+        found: list[str] = self._scripts.call("untold")
+        return found
+
+    def retell(self, job_id: str) -> bool:
+        """Push an ended job's message again, so that a worker tells Celery how it ended."""
+        return bool(self._scripts.call("retell", job_id))
+
+    def ending(self, job_id: str) -> Ending:
+        """How a job ended, and what its message said. Raises UnknownJob."""
+        names = ("state", "result", "reason", "error", "message", "result_stored")
+        found: list[Any] = self.client.hmget(self.keys.job(job_id), names)
+        state, result, reason, error, message, stored = found
+        if state is None:
+            raise _unknown(job_id)
+        return Ending(
+            state=JobState(state),
+            result=json.loads(result or "{}"),
+            reason=reason or "",
+            message=error or "",
+            kombu_message=message or "",
+            result_stored=stored == "1",
+        )
 
     def mark_result_stored(self, job_id: str) -> None:
         """Celery has the result of this ended job."""

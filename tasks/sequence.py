@@ -10,7 +10,8 @@ from tasks.events import VERSION, Envelope, Truncated, decode, is_end
 class Sequence:
     """Remembers what was given out. ``ended``: the last event was a job's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
         self.last = 0
         self.ended = False
 
@@ -25,20 +26,25 @@ class Sequence:
             if envelope.seq <= self.last:
                 continue
             if envelope.seq > self.last + 1:
-                out.append(_gap(envelope, self.last + 1, envelope.seq - 1))
+                out.append(_gap(envelope, self.last + 1, envelope.seq - 1, self._job_id))
             out.append(envelope)
             self.last = envelope.seq
-        if found and seq > self.last:  # the newest events themselves were trimmed
-            out.append(_gap(found[-1], self.last + 1, seq))
+        if seq > self.last:  # the newest events themselves are not stored any more
+            out.append(_gap(found[-1] if found else None, self.last + 1, seq, self._job_id))
             self.last = seq
         self.ended = self.ended or any(is_end(one.event) for one in out)
         return out
 
     def live(self, message: str) -> list[Envelope] | None:
-        """From one message of the channel; None if something before it is missing."""
+        """From one message of the channel; None if it cannot be told by itself: something before
+        it is missing, or it is no event (anybody may publish). What is stored decides then."""
         out: list[Envelope] = []
         for text in message.split("\n"):
-            envelope = decode(text)
+            try:
+                envelope = decode(text)
+            except ValueError:
+                self.last -= len(out)
+                return None
             if envelope.seq <= self.last:
                 continue
             if envelope.seq != self.last + 1:
@@ -50,13 +56,13 @@ class Sequence:
         return out
 
 
-def _gap(near: Envelope, first: int, last: int) -> Envelope:
+def _gap(near: Envelope | None, first: int, last: int, job_id: str) -> Envelope:
     return Envelope(
         v=VERSION,
-        job_id=near.job_id,
-        attempt=near.attempt,
+        job_id=job_id,
+        attempt=near.attempt if near else 0,
         seq=last,
-        ts=near.ts,
+        ts=near.ts if near else 0.0,
         node="",
         slot="",
         event=Truncated(from_seq=first, to_seq=last),

@@ -3,7 +3,7 @@ local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local job = key('job', id)
 local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
-  'max_attempts', 'message', 'spec', 'reason', 'queue')
+  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node')
 local state = h[1]
 local function ack()
   if tag ~= '' then
@@ -26,24 +26,33 @@ if RUNS[state] and tonumber(h[4]) + grace > NOW then ack() return no('busy') end
 if h[5] ~= '' then
   ack()
   emit(id, {'s' .. cjson.encode({type = 'cancelled', message = h[5]})}, attempt, node, slot)
-  conclude(id, state, 'cancelled', '', h[5], '', keep)
+  conclude(id, state, 'cancelled', '', h[5], '', keep, TOLD_WITHIN)
   return no('cancelled')
 end
 local expires = tonumber(h[6])
-if attempt == 0 and fence == 0 and expires > 0 and expires <= NOW then
+if not h[13] and expires > 0 and expires <= NOW then
   ack()
   local message = 'not started before its expiry'
-  emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})}, 0, '', '')
-  conclude(id, state, 'failed', 'timeout', message, '', keep)
+  emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})},
+    attempt, '', '')
+  conclude(id, state, 'failed', 'timeout', message, '', keep, TOLD_WITHIN)
   return no('expired')
 end
 if RUNS[state] and attempt >= tonumber(h[8]) then
   ack()
-  local message = 'its node was lost in attempt ' .. int(attempt) .. ', the last one'
+  local message = 'node ' .. h[14] .. ' did not renew its lease in attempt ' .. int(attempt)
+    .. ', the last one'
   emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'node_lost', message = message})},
     attempt, node, slot)
-  conclude(id, state, 'failed', 'node_lost', message, '', keep)
+  conclude(id, state, 'failed', 'node_lost', message, '', keep, TOLD_WITHIN)
   return no('exhausted')
+end
+if RUNS[state] then
+  local message = 'node ' .. h[14] .. ' did not renew its lease'
+  emit(id, {'s' .. cjson.encode({type = 'retrying', reason = 'node_lost', message = message,
+    delay_seconds = 0})}, attempt, h[14], '')
+  redis.call('HSET', job, 'reason', 'node_lost', 'error', message)
+  h[11] = 'node_lost'
 end
 local avoid = tonumber(redis.call('HGET', job, 'avoid:' .. node) or '0')
 if avoid > NOW then

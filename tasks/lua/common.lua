@@ -5,11 +5,35 @@ local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local TERMINAL = {succeeded = true, failed = true, cancelled = true, rejected = true}
 local RUNS = {starting = true, running = true, paused = true}
-local TAIL = 2000       -- progress and log events kept of a job, about
+-- What is kept of a job. The tail is what the job itself can fill, so it is bounded in bytes too.
+local TAIL, TAIL_SLACK, TAIL_BYTES = 2000, 200, 4 * 1024 * 1024
+local HISTORY = 10000
+local TOLD_WITHIN = 30000   -- ms in which whoever ended a job stores Celery's result of it
 local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
 
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
 local function int(value) return string.format('%d', value) end
+
+-- Drop the oldest of the tail, once it is too long or too large, down to nine tenths of the bounds.
+local function trim(id, added)
+  local tail = key('tail', id)
+  local bytes = redis.call('HINCRBY', key('job', id), 'tail_bytes', added)
+  local count = redis.call('XLEN', tail)
+  if count <= TAIL + TAIL_SLACK and bytes <= TAIL_BYTES then return end
+  local before = bytes
+  while count > TAIL or bytes > TAIL_BYTES * 0.9 do
+    local first = redis.call('XRANGE', tail, '-', '+', 'COUNT', 20)
+    if #first == 0 then break end
+    local last
+    for _, row in ipairs(first) do
+      if count <= TAIL and bytes <= TAIL_BYTES * 0.9 then break end
+      bytes, count, last = bytes - #row[2][2], count - 1, row[1]
+    end
+    local seq = tonumber(string.match(last, '^(%d+)'))
+    redis.call('XTRIM', tail, 'MINID', '=', int(seq + 1) .. '-0')
+  end
+  redis.call('HINCRBY', key('job', id), 'tail_bytes', bytes - before)
+end
 
 -- Number, store and publish events. A body is 's' (state) or 't' (tail) and a JSON object.
 local function emit(id, bodies, attempt, node, slot)
@@ -20,16 +44,17 @@ local function emit(id, bodies, attempt, node, slot)
   local head = '{"v":1,"job_id":' .. cjson.encode(id) .. ',"attempt":' .. int(attempt) .. ',"seq":'
   local rest = ',"ts":' .. string.format('%.3f', NOW / 1000) .. ',"node":' .. cjson.encode(node)
     .. ',"slot":' .. cjson.encode(slot) .. ','
-  local said, tailed = {}, false
+  local said, tailed = {}, 0
   for i, body in ipairs(bodies) do
     local seq = int(last - count + i)
     local envelope = head .. seq .. rest .. string.sub(body, 3)
     local state = string.sub(body, 1, 1) == 's'
     redis.call('XADD', state and history or tail, seq .. '-0', 'e', envelope)
-    tailed = tailed or not state
+    if not state then tailed = tailed + #envelope end
     said[i] = envelope
   end
-  if tailed then redis.call('XTRIM', tail, 'MAXLEN', '~', TAIL) end
+  if tailed > 0 then trim(id, tailed) end
+  redis.call('XTRIM', history, 'MAXLEN', '~', HISTORY)
   redis.call('PUBLISH', key('events', id), table.concat(said, '\n'))
   return last
 end
@@ -41,8 +66,22 @@ local function move(id, before, after)
   redis.call('HSET', key('job', id), 'state', after)
 end
 
--- The end of a job: its keys get their time-to-live now, and not before.
-local function conclude(id, before, after, reason, message, result, ttl)
+-- A user's index lives as long as a job of theirs does, and then as long as their last records.
+local function leave_user(user, ttl)
+  if not user or user == '' then return end
+  local index = key('user', user)
+  for _, old in ipairs(redis.call('ZRANGE', index, 0, 9)) do
+    if redis.call('EXISTS', key('job', old)) == 0 then redis.call('ZREM', index, old) end
+  end
+  if redis.call('HINCRBY', PREFIX .. 'live', user, -1) <= 0 then
+    redis.call('HDEL', PREFIX .. 'live', user)
+    redis.call('EXPIRE', index, ttl)
+  end
+end
+
+-- The end of a job: its keys get their time-to-live now, and not before. Celery has no result of it
+-- yet; who calls this tells it within `told_within` ms, or else the reaper does.
+local function conclude(id, before, after, reason, message, result, ttl, told_within)
   local job = key('job', id)
   move(id, before, after)
   redis.call('HSET', job, 'reason', reason, 'error', message, 'result', result, 'owner', '',
@@ -55,11 +94,8 @@ local function conclude(id, before, after, reason, message, result, ttl)
   local ended = key('state', after)
   redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
   redis.call('EXPIRE', ended, ttl)
-  local user = redis.call('HGET', job, 'user')
-  if user and user ~= '' then
-    redis.call('ZREMRANGEBYSCORE', key('user', user), '-inf', NOW - 2000 * ttl)
-    redis.call('EXPIRE', key('user', user), 2 * ttl)
-  end
+  redis.call('ZADD', PREFIX .. 'untold', NOW + told_within, id)
+  leave_user(redis.call('HGET', job, 'user'), ttl)
 end
 
 -- Put the job's message into its queue again, under a delivery tag that no copy has.
@@ -83,6 +119,8 @@ local function queue_again(id, before, delay)
   move(id, before, 'queued')
   redis.call('HSET', job, 'owner', '', 'exp', 0)
   redis.call('ZREM', PREFIX .. 'leases', id)
+  local h = redis.call('HMGET', job, 'expires', 'ran')
+  if h[1] ~= '0' and not h[2] then redis.call('ZADD', PREFIX .. 'expiring', h[1], id) end
   if delay > 0 then
     redis.call('ZREM', key('waiting', redis.call('HGET', job, 'queue')), id)
     redis.call('ZADD', PREFIX .. 'delayed', NOW + delay, id)

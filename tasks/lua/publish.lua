@@ -7,6 +7,7 @@ end
 if ARGV[6] ~= '' and ARGV[6] ~= state then
   if not string.find(ARGV[7], ',' .. state .. ',', 1, true) then return 'STATE ' .. state end
   move(id, state, ARGV[6])
+  if ARGV[6] == 'running' then redis.call('HSET', job, 'ran', 1) end
 end
 if batch > 0 then redis.call('HSET', job, 'batch', batch) end
 if count > 0 then

@@ -1,11 +1,11 @@
--- 2 grace (ms), 3 time-to-live (s): expired leases, due delays, jobs not started in time.
--- At most 100 of each. Returns how many of each were dealt with.
+-- 2 grace (ms), or -1: leave the leases alone, 3 time-to-live (s): expired leases, due delays, jobs
+-- not started in time. At most 100 of each. Returns how many of each were dealt with.
 local grace, keep = tonumber(ARGV[2]), tonumber(ARGV[3])
 local function due(name, until_ms)
   return redis.call('ZRANGEBYSCORE', PREFIX .. name, '-inf', until_ms, 'LIMIT', 0, 100)
 end
 local lost, pushed, expired = 0, 0, 0
-for _, id in ipairs(due('leases', NOW - grace)) do
+for _, id in ipairs(grace < 0 and {} or due('leases', NOW - grace)) do
   local job = key('job', id)
   local h = redis.call('HMGET', job, 'state', 'attempt', 'max_attempts', 'cancel', 'node', 'slot')
   if h[1] and RUNS[h[1]] then
@@ -14,11 +14,11 @@ for _, id in ipairs(due('leases', NOW - grace)) do
     lost = lost + 1
     if h[4] ~= '' then
       emit(id, {'s' .. cjson.encode({type = 'cancelled', message = h[4]})}, attempt, node, slot)
-      conclude(id, h[1], 'cancelled', '', h[4], '', keep)
+      conclude(id, h[1], 'cancelled', '', h[4], '', keep, 0)
     elseif attempt >= tonumber(h[3]) then
       emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'node_lost', message = message})},
         attempt, node, slot)
-      conclude(id, h[1], 'failed', 'node_lost', message, '', keep)
+      conclude(id, h[1], 'failed', 'node_lost', message, '', keep, 0)
     else
       emit(id, {'s' .. cjson.encode({type = 'retrying', reason = 'node_lost', message = message,
         delay_seconds = 0})}, attempt, node, slot)
@@ -38,11 +38,12 @@ for _, id in ipairs(due('delayed', NOW)) do
   end
 end
 for _, id in ipairs(due('expiring', NOW)) do
-  local h = redis.call('HMGET', key('job', id), 'state', 'fence')
-  if h[1] == 'queued' and h[2] == '0' then
+  local h = redis.call('HMGET', key('job', id), 'state', 'ran', 'attempt')
+  if h[1] == 'queued' and not h[2] then
     local message = 'not started before its expiry'
-    emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})}, 0, '', '')
-    conclude(id, 'queued', 'failed', 'timeout', message, '', keep)
+    emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'timeout', message = message})},
+      tonumber(h[3]), '', '')
+    conclude(id, 'queued', 'failed', 'timeout', message, '', keep, 0)
     expired = expired + 1
   end
   redis.call('ZREM', PREFIX .. 'expiring', id)

@@ -6,13 +6,13 @@ local events = rest_of(13)
 if held[7] ~= '' then
   events[#events] = 's' .. cjson.encode({type = 'cancelled', message = held[7]})
   emit(id, events, attempt, node, slot)
-  conclude(id, state, 'cancelled', '', held[7], '', tonumber(ARGV[11]))
+  conclude(id, state, 'cancelled', '', held[7], '', tonumber(ARGV[11]), TOLD_WITHIN)
   return 'cancelled'
 end
 if counts and attempt >= tonumber(redis.call('HGET', job, 'max_attempts')) then
   events[#events] = ARGV[12]
   emit(id, events, attempt, node, slot)
-  conclude(id, state, 'failed', ARGV[5], ARGV[6], '', tonumber(ARGV[11]))
+  conclude(id, state, 'failed', ARGV[5], ARGV[6], '', tonumber(ARGV[11]), TOLD_WITHIN)
   return 'failed'
 end
 emit(id, events, attempt, node, slot)

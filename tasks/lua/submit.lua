@@ -20,6 +20,10 @@ move(id, nil, 'queued')
 redis.call('ZADD', key('waiting', ARGV[5]), NOW, id)
 redis.call('SADD', PREFIX .. 'queues', ARGV[5])
 if expires > 0 then redis.call('ZADD', PREFIX .. 'expiring', expires, id) end
-if ARGV[7] ~= '' then redis.call('ZADD', key('user', ARGV[7]), NOW, id) end
+if ARGV[7] ~= '' then
+  redis.call('ZADD', key('user', ARGV[7]), NOW, id)
+  redis.call('PERSIST', key('user', ARGV[7]))
+  redis.call('HINCRBY', PREFIX .. 'live', ARGV[7], 1)
+end
 emit(id, {ARGV[12]}, 0, '', '')
 return 'NEW'

@@ -95,4 +95,4 @@ def stored_events(job_id: str, settings: Settings) -> list[Envelope]:
         pipe.xrange(keys.history(job_id))
         pipe.xrange(keys.tail(job_id))
         history, tail = pipe.execute()
-    return Sequence().caught_up([row["e"] for _, row in [*history, *tail]], record.seq)
+    return Sequence(record.job_id).caught_up([row["e"] for _, row in [*history, *tail]], record.seq)

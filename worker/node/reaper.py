@@ -3,7 +3,10 @@
 It requeues jobs whose lease ran out, pushes delayed ones, fails those not started in time, and
 finds queued jobs whose message is gone (a worker that died between popping a message and
 recording it): for those it compares the records with the queues. A message too many is harmless,
-because of the claim.
+because of the claim. And it sees that Celery hears of every end.
+
+After an outage of Redis, however it shows itself, leases that ran out meanwhile are left alone
+until their holders have had the time to renew them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import redis
@@ -27,10 +30,18 @@ _LEADER_TTL_MS: Final = 10_000
 _PAGE: Final = 500
 _GRACE_PART: Final = 0.25
 """Of the lease's TTL: as long as the claim waits, so that the old keeper has stopped."""
-_RENEW = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-return 0
+_LEAD = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+elseif holder then
+  return {0, now}
+else
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return {1, now}
 """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
 
@@ -44,22 +55,25 @@ class Reaper:
         settings: Settings,
         *,
         holder: str,
+        tell: Callable[[str], None],
         period: float = 1.0,
         lost_after: float = 15.0,
     ) -> None:
-        """``holder``: unique. ``lost_after``: seconds that a queued job may have no message."""
+        """``holder``: unique. ``tell``: sees that Celery knows how a job ended, as
+        `tasks.telling.tell`. ``lost_after``: seconds that a queued job may have no message."""
         self._records = records
         self._keys = settings.keys
         self._ttl_ms = settings.lease_ttl_ms
         self._holder = holder
+        self._tell = tell
         self._period = period
         self._lost_after = lost_after
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._run_id = ""
+        self._clock_ms: int | None = None
         self._hold_until = 0.0
         self._short_since: float | None = None
-        self._away = False
 
     def start(self) -> None:
         """Begin."""
@@ -81,34 +95,82 @@ class Reaper:
                 self.once(time.monotonic())
             except redis.RedisError as error:
                 log.warning("reaper.redis_away error=%s", error)
-                self._away = True
             except Exception:  # the thread must outlive a fault: nobody else does its work
                 log.exception("reaper.broken")
 
-    def once(self, now: float) -> None:
-        """One round, if this is the leader. ``now``: time.monotonic(). Raises redis.RedisError."""
-        client = self._records.client
-        if not client.eval(_RENEW, 1, self._keys.reaper, self._holder, _LEADER_TTL_MS):
-            return
+    def once(self, now: float) -> bool:
+        """One round, if this is the leader; whether it is. ``now``: time.monotonic().
+
+        Raises redis.RedisError.
+        """
+        try:
+            lead = self._lead(now)
+        except redis.RedisError:
+            self._hold(now, "redis was away")
+            raise
+        if not lead:
+            return False
         self._hold_after_restart(now)
-        if now < self._hold_until:
-            return
-        done = self._records.reap(round(self._ttl_ms * _GRACE_PART))
+        holds = now < self._hold_until
+        done = self._records.reap(None if holds else self._grace_ms)
         if done.lost or done.expired:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
+        self._tell_untold()
         self._look_for_lost_messages(now)
+        return True
+
+    @property
+    def _grace_ms(self) -> int:
+        return round(self._ttl_ms * _GRACE_PART)
+
+    def _lead(self, now: float) -> bool:
+        """Whether this is the leader. Whoever is not watches Redis's clock all the same: it may
+        lead next, and must know of an outage."""
+        client = self._records.client
+        lead, clock_ms = client.eval(_LEAD, 1, self._keys.reaper, self._holder, _LEADER_TTL_MS)
+        before, self._clock_ms = self._clock_ms, int(clock_ms)
+        # Nobody may have been able to renew for so long: Redis was frozen, or its clock was set.
+        if before is not None and abs(self._clock_ms - before) > self._most_between_ms:
+            self._hold(now, "redis's clock jumped, or nobody looked at it")
+        return bool(lead)
+
+    @property
+    def _most_between_ms(self) -> float:
+        """Between two rounds; a renewal comes every third of the TTL."""
+        return self._period * 1000 + self._ttl_ms / 3
+
+    def _hold(self, now: float, why: str, already: float = 0.0) -> None:
+        """Take no lease away until every holder has had the time of one to renew its own;
+        ``already``: seconds of which it had."""
+        if now >= self._hold_until:
+            log.warning("reaper.holds why=%s", why)
+        self._hold_until = max(self._hold_until, now + self._recovery_s - already)
+
+    @property
+    def _recovery_s(self) -> float:
+        """How long holders have, after an outage, to renew their leases."""
+        return (self._ttl_ms + self._grace_ms) / 1000
 
     def _hold_after_restart(self, now: float) -> None:
-        """After an outage every holder gets the time of a lease to renew its own."""
-        run_id = str(self._records.client.info("server")["run_id"])
-        if self._away or (self._run_id and run_id != self._run_id):
-            self._hold_until = now + self._ttl_ms / 1000 * (1 + _GRACE_PART)
-            log.warning("reaper.holds seconds=%.0f", self._hold_until - now)
-        self._run_id, self._away = run_id, False
+        server = self._records.client.info("server")
+        run_id, up = str(server["run_id"]), float(server["uptime_in_seconds"])
+        restarted, first = self._run_id not in ("", run_id), not self._run_id
+        self._run_id = run_id
+        if restarted or (first and up < self._recovery_s):
+            self._hold(now, "redis was started", already=0.0 if restarted else up)
+
+    def _tell_untold(self) -> None:
+        for job_id in self._records.untold():
+            try:
+                self._tell(job_id)
+            except redis.RedisError:
+                raise
+            except Exception:  # one that cannot be told must not keep the others waiting
+                log.exception("reaper.untold job=%s", job_id)
 
     def _look_for_lost_messages(self, now: float) -> None:
         """Only where a queue is shorter than its records say, and stays so, are messages read."""
-        short = [queue for queue in self._queues() if self._is_short(queue)]
+        short = self._short()
         if not short:
             self._short_since = None
         elif self._short_since is None:
@@ -118,18 +180,36 @@ class Reaper:
             for queue in short:
                 self._push_missing(queue)
 
+    def _short(self) -> list[str]:
+        """Queues with fewer messages, waiting or delivered, than jobs."""
+        missing = {queue: count for queue in self._queues() if (count := self._missing(queue)) > 0}
+        if not missing:
+            return []
+        for queue in self._queues_of_delivered():
+            if queue in missing:
+                missing[queue] -= 1
+        return [queue for queue, count in missing.items() if count > 0]
+
+    def _missing(self, queue: str) -> int:
+        """How many more jobs than messages wait in the queue."""
+        with self._records.client.pipeline(transaction=True) as pipe:
+            pipe.zcard(self._keys.waiting(queue))
+            for step in PRIORITY_STEPS:
+                pipe.llen(self._keys.message_list(queue, step))
+            waiting, *lengths = (int(one) for one in pipe.execute())
+        return waiting - sum(lengths)
+
+    def _queues_of_delivered(self) -> Iterator[str]:
+        """The queue of each message that a worker has and has not acknowledged."""
+        for text in self._records.client.hvals(self._keys.unacked):
+            try:
+                yield str(json.loads(text)[2])
+            except (ValueError, TypeError, IndexError):
+                continue
+
     def _queues(self) -> list[str]:
         found = self._records.client.smembers(self._keys.queues)
         return sorted(str(queue) for queue in found)
-
-    def _is_short(self, queue: str) -> bool:
-        with self._records.client.pipeline(transaction=True) as pipe:
-            pipe.zcard(self._keys.waiting(queue))
-            pipe.hlen(self._keys.unacked)
-            for step in PRIORITY_STEPS:
-                pipe.llen(self._keys.message_list(queue, step))
-            waiting, unacked, *lengths = pipe.execute()
-        return bool(waiting > unacked + sum(lengths))
 
     def _push_missing(self, queue: str) -> None:
         client = self._records.client

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 import redis
 
@@ -16,6 +17,9 @@ from tasks.settings import Settings
 from worker.node.identity import NodeIdentity
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+
+if TYPE_CHECKING:
+    from tasks.publishing import JobCelery
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,30 @@ def cluster_services(
     """The services of one agent."""
     records = Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s)
     holder = f"{identity.name}:{identity.instance}"
-    return [Reaper(records, settings, holder=holder), Sweep(records, paths)]
+    return [
+        Reaper(records, settings, holder=holder, tell=teller(settings)),
+        Sweep(records, paths),
+    ]
+
+
+def teller(settings: Settings) -> Callable[[str], None]:
+    """What tells Celery of jobs that ended without a worker to do it.
+
+    An agent does without Celery, which costs it memory, until the first such job.
+    """
+
+    @cache
+    def app() -> JobCelery:
+        from tasks.celery import make_app
+
+        return make_app(settings, include=())  # type: ignore[no-any-return]  # Celery has no type hints
+
+    def tell(job_id: str) -> None:
+        from tasks import telling
+
+        telling.tell(app(), job_id)
+
+    return tell
 
 
 class Sweep:

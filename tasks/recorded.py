@@ -1,0 +1,107 @@
+"""What the job record says, and what its scripts answer; see `tasks.record`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.state import JobState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The right to run a job: who holds it, and the fencing token of that claim."""
+
+    job_id: str
+    owner: str
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claimed:
+    """The job is ours; its message is acknowledged."""
+
+    lease: Lease
+    attempt: int
+    """1 for the first. A hand-back does not count."""
+    spec: str
+    """The job's configuration as submitted (JSON)."""
+    last_reason: str
+    """Why the attempt before this one ended; '' if there was none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotClaimed:
+    """Nothing to do with this message: it is acknowledged, but if it is ``unknown``."""
+
+    why: str
+    """unknown (no record), busy, terminal, cancelled, expired, exhausted or avoided."""
+    state: JobState
+    """The record's state now; queued where there is no record."""
+    result: str = ""
+    """For a job that succeeded: its result (JSON)."""
+    reason: str = ""
+    message: str = ""
+    result_stored: bool = False
+    """Celery has the result."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renewal:
+    """The lease holds for another TTL, and what is asked of the attempt."""
+
+    cancel: str
+    """'' or why it shall be cancelled."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reaped:
+    """What one round of the reaper dealt with."""
+
+    lost: int
+    """Attempts whose lease ran out."""
+    pushed: int
+    """Delayed jobs whose time came."""
+    expired: int
+    """Jobs that were not started in time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a job ended: what Celery must be told."""
+
+    state: JobState
+    result: Mapping[str, Any]
+    reason: str
+    message: str
+    kombu_message: str
+    """The Celery message of the job, as kombu's Redis transport has it in its list (JSON)."""
+    result_stored: bool
+    """Celery has been told."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRecord:
+    """What is known of a job. Times are seconds since the epoch by Redis's clock; 0: not yet."""
+
+    job_id: str
+    state: JobState
+    queue: str
+    user_id: str
+    attempt: int
+    max_attempts: int
+    fence: int
+    node: str
+    slot: str
+    submitted: float
+    started: float
+    finished: float
+    reason: str
+    message: str
+    cancel: str
+    spec: Mapping[str, Any]
+    result: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    """The last progress event; {} if there was none."""
+    seq: int

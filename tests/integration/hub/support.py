@@ -1,0 +1,105 @@
+"""Jobs of the record for tests that need no Celery: submitted, claimed, read back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from tasks.events import Envelope, Event, Log, Progress, decode
+from tasks.job import JobConfig
+from tasks.publishing import kombu_message
+from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
+from tasks.routing import route
+from tasks.state import JobState
+
+TTL_MS = 60_000
+
+
+def job_config(**fields: Any) -> JobConfig:
+    """A job with an id of its own, if it names none."""
+    return JobConfig.parse(
+        {"command": ["true"], "job_id": f"job-{uuid.uuid4().hex[:12]}", **fields}
+    )
+
+
+def submit(records: Records, *, expires_ms: int = 0, **fields: Any) -> str:
+    """Record a job as a producer does, and put its message into its queue; its id."""
+    job = job_config(**fields)
+    assert job.job_id is not None
+    way = route(job)
+    headers = {"id": job.job_id, "task": "tasks.train"}
+    message = kombu_message(headers, {}, ((job.to_wire(),), {}, {}), way.queue, way.priority_step)
+    new = records.submit(
+        job_id=job.job_id,
+        spec=job.canonical(),
+        queue=way.queue,
+        priority_step=way.priority_step,
+        user_id=job.user_id,
+        max_attempts=job.max_attempts,
+        expires_ms=expires_ms,
+        message=message,
+    )
+    if new:
+        records.client.lpush(records.keys.message_list(way.queue, way.priority_step), message)
+    return job.job_id
+
+
+def try_claim(
+    records: Records, job_id: str, *, owner: str = "", node: str = "node-a", ttl_ms: int = TTL_MS
+) -> Claimed | NotClaimed:
+    return records.claim(
+        job_id,
+        owner=owner or uuid.uuid4().hex,
+        node=node,
+        slot="cpu0",
+        ttl_ms=ttl_ms,
+        delivery_tag="",
+    )
+
+
+def claim(records: Records, job_id: str, **how: Any) -> Lease:
+    """The lease of a claim that must succeed."""
+    found = try_claim(records, job_id, **how)
+    assert isinstance(found, Claimed), found
+    return found.lease
+
+
+def run_out(records: Records, job_id: str) -> None:
+    """As if nobody had renewed the job's lease for an hour."""
+    past = records.client.time()[0] * 1000 - 3_600_000
+    records.client.hset(records.keys.job(job_id), "exp", past)
+    records.client.zadd(records.keys.leases, {job_id: past}, xx=True)
+
+
+def finish(records: Records, lease: Lease, *events: Event, **how: Any) -> None:
+    given: dict[str, Any] = {"reason": None, "message": "", "result": {"ok": True}, **how}
+    state = given.pop("state", JobState.SUCCEEDED)
+    records.finish(lease, state, [tagged(event) for event in events], **given)
+
+
+def history(records: Records, job_id: str) -> list[Envelope]:
+    """Every event that is stored, in order."""
+    client, keys = records.client, records.keys
+    rows = [*client.xrange(keys.history(job_id)), *client.xrange(keys.tail(job_id))]
+    return sorted((decode(row["e"]) for _, row in rows), key=lambda one: one.seq)
+
+
+def types(records: Records, job_id: str) -> list[str]:
+    return [one.type for one in history(records, job_id)]
+
+
+def messages(records: Records, job_id: str) -> list[dict[str, Any]]:
+    """The job's messages in its queue, newest first."""
+    keys, client = records.keys, records.client
+    queue, step = client.hmget(keys.job(job_id), "queue", "priority")
+    found = [json.loads(text) for text in client.lrange(keys.message_list(queue, int(step)), 0, -1)]
+    return [one for one in found if one["headers"]["id"] == job_id]
+
+
+def progress(epoch: int) -> Progress:
+    return Progress(epoch=epoch, total_epochs=100, progress=epoch / 100)
+
+
+def log(*lines: str) -> Log:
+    return Log(lines=lines)
