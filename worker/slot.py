@@ -23,6 +23,7 @@ from worker.leftovers import end_leftovers
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+from worker.node.services import teller
 from worker.orders import Orders
 from worker.parts import NodeParts, Place
 from worker.runtimes import runtime
@@ -100,7 +101,10 @@ class SlotProcess:
         partial.replace(ready)
         if not self._has_agent:
             self._reaper = Reaper(
-                self._records(), self._settings, holder=f"{self.name}@{self._config.node.name}"
+                self._records(),
+                self._settings,
+                holder=f"{self.name}@{self._config.node.name}",
+                tell=teller(self._settings),
             )
             self._reaper.start()
 
