@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
 _TELL_CELERY_EVERY_S = 1.0
+_TELL_CELERY_AFTER_S = 0.05
+"""A job that ends sooner is never STARTED in Celery's view: it would cost more than the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +54,14 @@ class Attempt:
         handle: Handle,
         publisher: Publisher,
         patience: Patience,
+        started: Callable[[], None],
         progress: Callable[[Mapping[str, Any]], None],
     ) -> None:
+        """``started``, ``progress``: tell Celery, which may fail without harm."""
         self._handle = handle
         self._publisher = publisher
         self._patience = patience
+        self._started = started
         self._progress = progress
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
@@ -126,9 +131,10 @@ class Attempt:
     def watch(self) -> ExitStatus:
         """Read the attempt to its end."""
         begun = quiet_since = time.monotonic()
+        told = False
         while True:
             try:
-                what = self._handle.read(_POLL_S)
+                what = self._handle.read(_POLL_S if told else _TELL_CELERY_AFTER_S)
             except KeeperError as error:
                 log.error("keeper.lost attempt=%s error=%s", self._handle.attempt, error)
                 self._publish(self.decoder.flush())
@@ -137,6 +143,9 @@ class Attempt:
             if isinstance(what, ExitStatus):
                 self._publish(self.decoder.flush())
                 return what
+            if not told and now - begun >= _TELL_CELERY_AFTER_S:
+                told = True
+                self._tell_celery(self._started)
             if isinstance(what, Chunk):
                 quiet_since = now
                 self._publish(self.decoder.feed(what))
@@ -156,9 +165,9 @@ class Attempt:
         for event in found:
             self._publisher.offer(event)
             if isinstance(event, events.Progress) and self._throttle.ready(time.monotonic()):
-                self._tell_celery(event)
+                self._tell_celery_progress(event)
 
-    def _tell_celery(self, event: events.Progress) -> None:
+    def _tell_celery_progress(self, event: events.Progress) -> None:
         fields = {
             "epoch": event.epoch,
             "total_epochs": event.total_epochs,
@@ -166,10 +175,15 @@ class Attempt:
             "loss": event.loss,
             "accuracy": event.accuracy,
         }
+        shown = {key: value for key, value in fields.items() if value is not None}
+        self._tell_celery(lambda: self._progress(shown))
+
+    def _tell_celery(self, tell: Callable[[], None]) -> None:
+        """Celery's own view; the job goes on without it."""
         try:
-            self._progress({key: value for key, value in fields.items() if value is not None})
-        except Exception as error:
-            log.warning("celery.progress_unsaid job=%s %r", self._handle.attempt.job_id, error)
+            tell()
+        except Exception as error:  # whatever Celery's backend raises
+            log.warning("celery.untold job=%s error=%r", self._handle.attempt.job_id, error)
 
     def _tell(self, verb: Callable[[], None]) -> None:
         try:

@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import redis
 
 from tasks.errors import LeaseLost
 from tasks.record import Lease, Records
+from worker.crew import Crew, one_off
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +66,17 @@ class Renewal:
     """Renews a lease every third of its TTL until it is stopped or lost."""
 
     def __init__(
-        self, records: Records, lease: Lease, ttl_ms: int, listener: LeaseListener, claimed: float
+        self,
+        records: Records,
+        lease: Lease,
+        ttl_ms: int,
+        listener: LeaseListener,
+        claimed: float,
+        *,
+        crew: Crew = one_off,
     ) -> None:
-        """``claimed``: time.monotonic() just before the claim was sent."""
+        """``claimed``: time.monotonic() just before the claim was sent. ``crew``: where the
+        thread comes from."""
         self._records = records
         self._lease = lease
         self._ttl_ms = ttl_ms
@@ -74,18 +84,19 @@ class Renewal:
         self._stopped = False
         self._bell = threading.Event()
         self.deadline = self._deadline_from(claimed)
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._crew = crew
+        self._join: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Begin to renew."""
-        self._thread.start()
+        self._join = self._crew(self._run, "lease")
 
     def stop(self) -> None:
         """No renewal is under way once this returns."""
         self._stopped = True
         self._bell.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._join is not None:
+            self._join()
 
     def soon(self) -> None:
         """Renew now, which brings what the record says."""

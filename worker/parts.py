@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig
+from worker.crew import Crew
 from worker.devices.pool import DevicePool
 from worker.limits import HostSize
 from worker.node.paths import NodePaths
@@ -34,4 +35,5 @@ class NodeParts:
     pool: DevicePool
     runtime: Runtime
     orders: Orders
+    crew: Crew
     place: Place

@@ -59,9 +59,14 @@ class Run:
         self._claim = claim
         self._ending = Ending(parts.records, claim, parts.place.node, until_redis_answers)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
-        self._publisher = Publisher(parts.records, claim.lease, on_lost=self.lost)
+        self._publisher = Publisher(parts.records, claim.lease, on_lost=self.lost, crew=parts.crew)
         self._renewal = Renewal(
-            parts.records, claim.lease, parts.settings.lease_ttl_ms, self, claimed
+            parts.records,
+            claim.lease,
+            parts.settings.lease_ttl_ms,
+            self,
+            claimed,
+            crew=parts.crew,
         )
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None
@@ -167,7 +172,8 @@ class Run:
             case Admitted():
                 self._admitted = decision
         self._publisher.state(
-            events.Admitted(mode=decision.mode, sandbox_level=0, why=decision.why)
+            events.Admitted(mode=decision.mode, sandbox_level=0, why=decision.why),
+            more_soon=job.dataset_uri is None,
         )
         try:
             data = locate(job.dataset_uri, parts.config.storage.roots, parts.config.storage.schemes)
@@ -196,7 +202,6 @@ class Run:
         self._publisher.state(
             events.Started(mode="native", devices=plan.grant.devices), state=JobState.RUNNING
         )
-        _courtesy("started", self._delivery.started)
 
     def _watch(self, job: JobConfig) -> ExitStatus:
         assert self._handle is not None  # noqa: S101 - _start has set it
@@ -210,6 +215,7 @@ class Run:
                 stall=job.stall_timeout_seconds or 0.0,
                 grace=timeouts.stop_grace,
             ),
+            started=self._delivery.started,
             progress=self._delivery.progress,
         )
         if self._fenced:
@@ -231,7 +237,8 @@ class Run:
                 cpu_seconds=round(exit_.cpu_seconds, 3),
                 max_rss_mb=round(exit_.max_rss_mb, 1),
                 wall_seconds=round(exit_.wall_seconds, 3),
-            )
+            ),
+            more_soon=True,
         )
         said = attempt.decoder.completion
         evidence = Evidence(
@@ -312,11 +319,3 @@ class Run:
                 directory.rmdir()  # only if it is empty
             except OSError:
                 break
-
-
-def _courtesy(what: str, tell: Callable[[], None]) -> None:
-    """Celery's own view; the job goes on without it."""
-    try:
-        tell()
-    except Exception as error:  # whatever Celery's backend raises
-        log.warning("celery.untold what=%s error=%r", what, error)

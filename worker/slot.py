@@ -18,6 +18,7 @@ from tasks.record import Records
 from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform, load
+from worker.crew import StandingCrew
 from worker.devices.pool import DevicePool
 from worker.leftovers import end_leftovers
 from worker.node.host_size import host_size
@@ -32,6 +33,8 @@ from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+_CREW = 2
+"""Threads beside a job's own: its publisher's and its lease's."""
 _MB_OF_A_SMALL_HOST = 1024
 
 
@@ -123,6 +126,7 @@ class SlotProcess:
             abandon_after=ttl + self._config.timeouts.lease_grace,
         )
         self._orders = Orders(self._settings)
+        self._crew = StandingCrew(_CREW)
         parts = NodeParts(
             records=self._records(),
             settings=self._settings,
@@ -131,6 +135,7 @@ class SlotProcess:
             pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
             runtime=native,
             orders=self._orders,
+            crew=self._crew,
             place=Place(node=self._config.node.name, slot=self.name, host=self._host),
         )
         end_leftovers(parts)
@@ -142,6 +147,7 @@ class SlotProcess:
         """The pool's child ends; attempts that run go on."""
         executor.bind(None)
         self._orders.close()
+        self._crew.close()
         self._native.close()
 
     def _records(self) -> Records:

@@ -50,11 +50,19 @@ class Settled:
     """Leases that are still held."""
 
 
-def settle(directory: Path, leases: Iterable[Path] = (), timeout: float = 10.0) -> Settled:
+def settle(
+    directory: Path,
+    leases: Iterable[Path] = (),
+    timeout: float = 10.0,
+    *,
+    all_dead: bool = False,
+) -> Settled:
     """Kill what a dead keeper left of the attempt in ``directory``, and delete its state.
 
     ``leases`` are lease files of the attempt beside those that its keeper recorded. Takes at most
-    ``timeout`` seconds. Safe to call again, also where there is nothing.
+    ``timeout`` seconds. Safe to call again, also where there is nothing. ``all_dead``: the keeper
+    has said that no descendant was left; then every process of the host need not be looked at,
+    unless a lease is held all the same.
 
     Raises:
         PlatformError: this host has no /proc, so nobody can tell.
@@ -72,7 +80,8 @@ def settle(directory: Path, leases: Iterable[Path] = (), timeout: float = 10.0) 
         paths = {*leases, *(record.leases if record else ())}
         marker = str(directory.resolve())
         hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
-        over = hunt.run(time.monotonic() + timeout)
+        spared = all_dead and not any(held(path) for path in paths)
+        over = spared or hunt.run(time.monotonic() + timeout)
         blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
         if over and not blocking:
             if record is not None:

@@ -216,9 +216,10 @@ class NativeHandle:
             return
         if self._link.detached:
             raise KeeperError(f"{self.attempt}: this handle was detached; recover() finds it again")
+        all_dead = self._link.status is Status.EXITED  # a keeper tells the exit only then
         self._release()
         self._link.close()
-        settled = settle(self._state, timeout=_GONE_WITHIN)
+        settled = settle(self._state, timeout=_GONE_WITHIN, all_dead=all_dead)
         if settled.outcome is not Settlement.SETTLED:
             raise KeeperError(f"{self.attempt}: still {settled.outcome} in {self._state}")
         remove_tree(self._scratch)

@@ -21,6 +21,7 @@ from tasks.errors import LeaseLost
 from tasks.events import Event, Log, Progress, encode
 from tasks.record import Lease, Records, tagged
 from tasks.state import JobState
+from worker.crew import Crew, one_off
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,15 @@ class Publisher:
     """See the module's docstring. `state` and `offer` may come from any thread."""
 
     def __init__(
-        self, records: Records, lease: Lease, *, on_lost: Callable[[], None] = lambda: None
+        self,
+        records: Records,
+        lease: Lease,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+        crew: Crew = one_off,
     ) -> None:
-        """``on_lost``: called once, from the thread, when the lease turns out to be lost."""
+        """``on_lost``: called once, from the thread, when the lease turns out to be lost.
+        ``crew``: where the thread comes from."""
         self._records = records
         self._lease = lease
         self._on_lost = on_lost
@@ -64,19 +71,24 @@ class Publisher:
         self._log: _Entry | None = None
         self._changed = threading.Condition()
         self._closing = False
+        self._waiting = False
         self._batch = 0
         self._hurry = threading.Event()
         self.lost = False
         self.stats = Stats()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-        self._thread.start()
+        self._join = crew(self._run, "publisher")
 
-    def state(self, event: Event, *, state: JobState | None = None) -> None:
+    def state(
+        self, event: Event, *, state: JobState | None = None, more_soon: bool = False
+    ) -> None:
         """Publish a state event, and go to ``state`` with it. Never dropped while the lease is
-        held."""
+        held.
+
+        ``more_soon``: another one follows within milliseconds: it may go with that.
+        """
         with self._changed:
             if not self.lost:
-                self._append(_Entry(event, state))
+                self._append(_Entry(event, state), wake=not more_soon)
 
     def offer(self, event: Event) -> None:
         """Publish progress or log, unless newer ones must take its place. Other events as
@@ -96,20 +108,22 @@ class Publisher:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._join()
         left = [] if self.lost else [tagged(entry.event) for entry in self._entries]
         for entry in self._entries:
             self._count(entry)
         self._entries.clear()
         return left
 
-    def _append(self, entry: _Entry) -> None:
+    def _append(self, entry: _Entry, *, wake: bool = True) -> None:
         self._entries.append(entry)
         if isinstance(entry.event, Progress):
             self._progress = entry
         elif isinstance(entry.event, Log):
             self._log = entry
-        self._changed.notify()
+        self._waiting = self._waiting or wake
+        if wake:
+            self._changed.notify()
 
     def _coalesce(self, event: Event) -> bool:
         """Merge it into the newest waiting one of its kind; False if there is none."""
@@ -134,11 +148,12 @@ class Publisher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._entries and not self._closing:
+                while not self._waiting and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     return
                 batch = self._take()
+                self._waiting = bool(self._entries)
             if not self._send(batch):
                 return
 
