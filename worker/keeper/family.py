@@ -8,6 +8,18 @@ import signal
 
 from worker.keeper import procfs
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Stoppable(Protocol):
+        """What `Pause` keeps stopped."""
+
+        def stop(self) -> bool: ...
+
+        def resume(self) -> None: ...
+
+
 _PASSES = 20
 
 
@@ -57,7 +69,7 @@ class Family:
 class Pause:
     """Keeps a family stopped for as long as there is a reason: several may ask, apart."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Stoppable) -> None:
         self._family = family
         self._reasons: set[str] = set()
         self._still = False

@@ -1,8 +1,8 @@
 """The process that keeps one attempt: its grant, its deadline, its output and its end.
 
-One thread, one loop, nothing in it blocks. The job's main process is a child that dies with this
-one (PDEATHSIG); everything that descends from it is adopted (subreaper) and dead before the exit
-is told.
+One thread, one loop, nothing in it blocks. A native job's main process is a child that dies with
+this one (PDEATHSIG); everything that descends from it is adopted (subreaper) and dead before the
+exit is told. A container is killed by a small process that waits for this one's death.
 """
 
 # No pathlib here: its import costs each slot a megabyte.
@@ -13,25 +13,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import time
-from functools import partial
 
-from worker.keeper import job, prctl, procfs, protocol
+from worker.keeper import job, procfs, protocol
+from worker.keeper.container import ContainerSubject
 from worker.keeper.conversation import SOCKET_NAME, Conversation, listen, trusted
-from worker.keeper.family import Family, Pause
+from worker.keeper.family import Pause
+from worker.keeper.process import ProcessSubject
 from worker.keeper.protocol import Verb
-from worker.keeper.streams import Streams
 from worker.keeper.timers import Timers
-from worker.keeper.verdict import verdict
-from worker.keeper.watch import READ, WRITE, ChildSignal, Watch
+from worker.keeper.watch import READ, WRITE, Watch
 from worker.keeper.watchdog import Rounds, Watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from worker.keeper.protocol import Exit, Hello, Spec
+    from worker.keeper.protocol import Hello, Spec
+    from worker.keeper.subject import Subject
 
 _AGAIN = 0.02
 
@@ -44,8 +43,6 @@ class Keeper:
         self._spec = spec
         self._lock = lock
         self._leases = leases
-        self._began = now
-        self._wall = 0.0
         self._timers = Timers(
             deadline=spec["deadline"], abandon_after=spec["abandon_after"], now=now
         )
@@ -56,16 +53,14 @@ class Keeper:
             directories=spec["watched"],
         )
         self._rounds = Rounds(watchdog, now)
-        self._family = Family(os.getpid())
         self._watch = Watch()
-        self._streams = Streams(self._watch.forget)
-        self._conversation = Conversation(self._streams.spools)
-        self._pause = Pause(self._family)
+        kind = ContainerSubject if "container" in spec else ProcessSubject
+        self._subject: Subject = kind(spec, leases, self._watch)
+        self._conversation = Conversation(self._subject.spools)
+        self._pause = Pause(self._subject)
         self._killing = False
         self._cause: str | None = None
-        self._error = ""
-        self._status: int | None = None
-        self._all_dead = False
+        self._ended = False
         self._told = False
         self._released = False
 
@@ -75,15 +70,10 @@ class Keeper:
         """Fork the job and greet the supervisor. Raises OSError: nothing was started."""
         for number in job.IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        children = ChildSignal()
-        prctl.adopt_orphans()
         # The job first, what it needs not beside it; should the rest fail, it dies with this.
-        self._job = job.launch(self._spec, self._leases)
+        self._subject.start()
         self._listener = listen(self._spec["state"])
-        self._streams.open(self._job.streams)
-        self._watch.want(children.fd, READ, children.clear)
         self._watch.want(self._listener.fileno(), READ, self._accept)
-        self._watch.want(self._job.failure, READ, self._learn_failure)
         self._record()
         self._attach(connection)
         self._conversation.flush()
@@ -107,11 +97,11 @@ class Keeper:
     def run(self) -> None:
         while True:
             now = time.monotonic()
-            self._reap(now)
+            self._look(now)
             self._keep_time(now)
             self._keep_limits(now)
             self._act()
-            if self._all_dead:
+            if self._subject.all_dead:
                 self._conclude(now)
                 if self._released or self._timers.abandoned(now):
                     break
@@ -121,10 +111,11 @@ class Keeper:
 
     def _patience(self, now: float) -> float:
         """How long nothing needs to be done, in seconds."""
-        if self._rounds.measuring or (self._streams.closed and not self._told):
+        dead = self._subject.all_dead
+        if self._rounds.measuring or (dead and self._subject.drained and not self._told):
             return 0.0
-        due = [self._timers.next_due(now, running=not self._all_dead)]
-        if not self._all_dead:
+        due = [self._timers.next_due(now, running=not dead), self._subject.next_due(now)]
+        if not dead:
             due.append(self._rounds.next_due())
             if self._pause.wanted:
                 due.append(self._rounds.look_at)
@@ -132,26 +123,21 @@ class Keeper:
                 due.append(now + _AGAIN)
         return min(due) - now
 
-    def _reap(self, now: float) -> None:
-        while not self._all_dead:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                self._all_dead = True
-                self._timers.ended(now)
-                return
-            if pid == 0:
-                return
-            if pid == self._job.pid:
-                self._status = status
-                self._wall = now - self._began
-                self._killing = True  # what it leaves behind goes with it
+    def _look(self, now: float) -> None:
+        self._subject.look(now)
+        if self._subject.ended:
+            self._killing = True  # what it leaves behind goes with it
+        if self._subject.all_dead and not self._ended:
+            self._ended = True
+            self._timers.ended(now)
 
     def _keep_time(self, now: float) -> None:
-        if self._all_dead:
+        if self._subject.all_dead:
             return
         if self._timers.expired(now):
             self._pause.add("deadline")
+            if self._subject.unstoppable(now):
+                self._kill("deadline")
         else:
             self._pause.remove("deadline")
         if self._timers.grace_over(now):
@@ -161,18 +147,18 @@ class Keeper:
 
     def _keep_limits(self, now: float) -> None:
         verdicts = [self._rounds.measure(now)]
-        if not self._all_dead and not self._killing and now >= self._rounds.look_at:
-            verdicts.append(self._rounds.look(now, self._family.members))
+        if not self._subject.all_dead and not self._killing and now >= self._rounds.look_at:
+            verdicts.append(self._rounds.look(now, self._subject.members))
             self._pause.doubt()
         for broken in filter(None, verdicts):
             self._kill(broken)
 
     def _act(self) -> None:
         """Make the processes what they should be: dead, stopped or running."""
-        if self._all_dead:
+        if self._subject.all_dead:
             return
         if self._killing:
-            self._family.kill()
+            self._subject.kill()
         else:
             self._pause.enforce()
             paused = self._pause.news()
@@ -188,38 +174,16 @@ class Keeper:
 
     def _conclude(self, now: float) -> None:
         """All processes are dead: collect what they left, and say how it ended."""
-        self._streams.drain()
-        if self._told or not self._streams.closed or not self._rounds.last(now):
+        self._subject.drain()
+        if self._told or not self._subject.drained or not self._rounds.last(now):
             return
-        self._learn_failure()
-        self._conversation.bid_farewell(protocol.json_frame(protocol.EXIT, self._verdict()))
+        farewell = protocol.json_frame(protocol.EXIT, self._subject.exit(self._cause))
+        self._conversation.bid_farewell(farewell)
         self._told = True
-
-    def _verdict(self) -> Exit:
-        return verdict(
-            status=self._status,
-            cause=self._cause,
-            error=self._error,
-            memory_mb=self._spec["memory_mb"],
-            usage=resource.getrusage(resource.RUSAGE_CHILDREN),
-            wall_seconds=self._wall,
-        )
-
-    def _learn_failure(self) -> None:
-        """Why the program could not be executed, if so; the pipe closes as it starts."""
-        if self._job.failure < 0:
-            return
-        try:
-            text = os.read(self._job.failure, 4096)
-        except BlockingIOError:
-            return
-        self._error = text.decode(errors="replace")
-        self._watch.forget(self._job.failure)
-        os.close(self._job.failure)
-        self._job.failure = -1
 
     def _leave(self) -> None:
         """The grant first, then the sign of life, then the supervisor: each can rely on it."""
+        self._subject.leave()
         for lease in self._leases:
             os.close(lease)
         self._listener.close()
@@ -243,7 +207,7 @@ class Keeper:
     def _attach(self, connection: socket.socket) -> None:
         hello: Hello = {
             "keeper": os.getpid(),
-            "job": self._job.pid,
+            "job": self._subject.pid,
             "paused": self._pause.told,
         }
         self._watch.forget(self._conversation.fd)
@@ -255,10 +219,7 @@ class Keeper:
             self._hang_up(now)
         mask = READ | (WRITE if self._conversation.blocked else 0)
         self._watch.want(self._conversation.fd, mask, self._listen)
-        for index in range(protocol.STREAMS):
-            pipe = self._streams.pipe(index)
-            mask = READ if self._streams.readable(index) else 0
-            self._watch.want(pipe, mask, partial(self._streams.read, index))
+        self._subject.declare()
 
     def _hang_up(self, now: float) -> None:
         self._watch.forget(self._conversation.fd)
@@ -276,7 +237,7 @@ class Keeper:
         match frame[0]:
             case protocol.ACK:
                 stream, offset = protocol.parse_ack(frame)
-                self._streams.spools[stream].ack(offset)
+                self._subject.spools[stream].ack(offset)
             case protocol.BEAT:
                 self._timers.beat(protocol.parse_beat(frame), time.monotonic())
             case protocol.COMMAND:
@@ -294,13 +255,13 @@ class Keeper:
             case Verb.RESUME:
                 self._pause.remove("user")
             case Verb.SIGNAL:
-                self._signal(int(argument))
+                self._subject.signal(int(argument))
             case Verb.RELEASE:
                 self._released = True
                 self._kill("requested")
 
     def _stop(self, grace: float) -> None:
-        if self._status is not None:
+        if self._subject.ended:
             return
         if self._pause.has("deadline"):
             # It may not run one more instruction, so it cannot use a grace.
@@ -310,10 +271,6 @@ class Keeper:
             # Only the main process, as an engine would: a trainer's data loaders must live on
             # while it saves its checkpoint.
             self._cause = "requested"
-            self._signal(signal.SIGTERM)
+            self._subject.signal(signal.SIGTERM)
         self._pause.remove("user")
         self._timers.stop_at = min(self._timers.stop_at, time.monotonic() + grace)
-
-    def _signal(self, number: int) -> None:
-        if self._status is None:  # not yet waited for: the pid is still the job's
-            os.kill(self._job.pid, number)

@@ -144,6 +144,15 @@ def send(entry: Process, number: int) -> bool:
     return True
 
 
+def send_to(handle: int, number: int) -> bool:
+    """Signal the process behind a pidfd. False: it is gone, or this user may not."""
+    try:
+        signal.pidfd_send_signal(handle, number)
+    except OSError:
+        return False
+    return True
+
+
 def proportional_bytes(pid: int) -> int | None:
     """Memory of a process with shared pages divided among those who share them; slow to read."""
     text = read_bytes(f"/proc/{pid}/smaps_rollup")

@@ -13,7 +13,16 @@ from enum import StrEnum
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Final, TypedDict
+    from typing import Any, Final, NotRequired, TypedDict
+
+    class Container(TypedDict):
+        """The container of an attempt, made and not yet started."""
+
+        socket: str
+        """The engine's."""
+        api: str
+        """The version of its API, such as 1.41."""
+        id: str
 
     class Spec(TypedDict):
         """What a keeper is told at its start, through a memfd: it may exceed a packet's size."""
@@ -36,6 +45,8 @@ if TYPE_CHECKING:
         output_mb: int
         deadline: float
         abandon_after: float
+        container: NotRequired[Container]
+        """Where the job is a container: `argv`, `env` and the limits are the engine's affair."""
 
     class Hello(TypedDict):
         """The first frame to each supervisor that attaches."""

@@ -2,7 +2,8 @@
 
 The job's main process died with its keeper; a daemon that it left behind did not. Such survivors
 are known by the marker in their environment, which an exec without it sheds, or by the lease that
-they inherited, which closing it sheds: they are looked for by both.
+they inherited, which closing it sheds: they are looked for by both. A container is known by the
+note in the attempt's directory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from tasks.errors import PlatformError
 from worker.devices.leases import held
-from worker.keeper import lock, procfs, protocol
+from worker.keeper import containers, lock, procfs, protocol
 
 _AGAIN = 0.01
 
@@ -80,8 +81,10 @@ def settle(
         paths = {*leases, *(record.leases if record else ())}
         marker = str(directory.resolve())
         hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
+        until = time.monotonic() + timeout
+        over = containers.end(directory, until)
         spared = all_dead and not any(held(path) for path in paths)
-        over = spared or hunt.run(time.monotonic() + timeout)
+        over = over and (spared or hunt.run(until))
         blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
         if over and not blocking:
             if record is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import resource
+    from typing import Any
 
     from worker.keeper.protocol import Exit
 
@@ -40,3 +42,65 @@ def verdict(
         "max_rss_mb": peak_mb,
         "wall_seconds": wall_seconds,
     }
+
+
+def container_verdict(
+    *,
+    state: dict[str, Any] | None,
+    cause: str | None,
+    said: bytes,
+    oom_kills: int,
+    peak_mb: float,
+    memory_mb: int,
+    cpu_seconds: float,
+    wall_seconds: float,
+) -> Exit:
+    """``state``: the engine's word, None where it has none; ``said``: the start of stderr.
+
+    An engine's flag for "out of memory" may be missing, or be set though only a child was killed:
+    it is one piece of evidence, the kernel's count another. A killed job that filled its memory is
+    the third.
+    """
+    code = number = None
+    error = ""
+    if state is None:
+        cause = cause or "engine"
+    else:
+        code, number = _decode(int(state["ExitCode"]))
+        error = _why_not_started(code, said) or _engines_error(state, code)
+    if error:
+        code = number = None
+    killed = number == signal.SIGKILL and cause is None
+    filled = bool(memory_mb) and peak_mb >= 0.99 * memory_mb
+    flagged = bool(state and state.get("OOMKilled"))
+    return {
+        "code": code,
+        "signal": number,
+        "cause": cause,
+        "oom": flagged or oom_kills > 0 or (killed and filled),
+        "error": error,
+        "cpu_seconds": cpu_seconds,
+        "max_rss_mb": peak_mb,
+        "wall_seconds": wall_seconds,
+    }
+
+
+def _decode(status: int) -> tuple[int | None, int | None]:
+    """Exit code and signal: an init says 128 + N for a program that signal N ended."""
+    if status - 128 in {int(number) for number in signal.Signals}:
+        return None, status - 128
+    return status, None
+
+
+def _why_not_started(code: int | None, said: bytes) -> str:
+    """What the engine's init says of a program that cannot be executed."""
+    first = said.split(b"\n", 1)[0].decode(errors="replace")
+    if code not in (126, 127) or not first.startswith("[FATAL tini"):
+        return ""
+    program, _, reason = first.partition("] exec ")[2].rpartition(" failed: ")
+    return f"cannot execute {program}: {reason}"[:1000]
+
+
+def _engines_error(state: dict[str, Any], code: int | None) -> str:
+    """The engine's own, where it could not start the container at all."""
+    return str(state.get("Error") or "")[:1000] if code in (126, 127, 128) else ""

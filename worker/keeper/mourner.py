@@ -1,0 +1,73 @@
+"""Kills a container whose keeper died: a small process that does nothing but wait for that.
+
+A native job dies with its keeper by the kernel's hand; a container is the engine's child, and would
+run on with nobody to hold its deadline. It holds the leases too: what is killed last frees them.
+"""
+
+# No pathlib here: its import costs each slot a megabyte.
+# ruff: noqa: PTH208
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from worker.keeper import engine, prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
+
+_PERSIST: Final = 120.0
+_AGAIN: Final = 0.5
+
+
+class Mourner:
+    """The keeper's side of it."""
+
+    def __init__(self, socket: str, base: str, leases: list[int]) -> None:
+        """Fork it. Raises OSError: it cannot be. ``base``: the URL of the container."""
+        read, self._write = os.pipe2(os.O_CLOEXEC)
+        self._pid = os.fork()
+        if self._pid == 0:
+            _mourn(read, leases, socket, base)
+        os.close(read)
+
+    def dismiss(self) -> None:
+        """The container is dead, or is not to die: end, and let go of the leases."""
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"x")
+        os.close(self._write)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+
+def _mourn(read: int, leases: list[int], socket: str, base: str) -> NoReturn:
+    try:
+        prctl.set_name("cyxwiz-mourner")
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        kept = {read, *leases}
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) not in kept:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        if not os.read(read, 1):
+            _end(socket, base)
+    finally:
+        os._exit(0)
+
+
+def _end(socket: str, base: str) -> None:
+    until = time.monotonic() + _PERSIST
+    while time.monotonic() < until:
+        try:
+            # 404: it is gone; 409: it does not run
+            if engine.call(socket, "POST", f"{base}/kill?signal=9", within=20).status in (404, 409):
+                return
+        except OSError:
+            pass  # the engine is away, and may come back
+        time.sleep(_AGAIN)

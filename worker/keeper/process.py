@@ -1,0 +1,124 @@
+"""A native job as its keeper sees it: a child, and everything that descends from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import time
+from functools import partial
+
+from worker.keeper import job, prctl, procfs, protocol
+from worker.keeper.family import Family
+from worker.keeper.streams import Streams
+from worker.keeper.verdict import verdict
+from worker.keeper.watch import READ, ChildSignal, Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from worker.keeper.protocol import Exit, Spec
+
+
+class ProcessSubject:
+    """See `worker.keeper.subject.Subject`."""
+
+    def __init__(self, spec: Spec, leases: list[int], watch: Watch) -> None:
+        self._spec = spec
+        self._leases = leases
+        self._watch = watch
+        self._family = Family(os.getpid())
+        self._streams = Streams(watch.forget)
+        self._began = time.monotonic()
+        self._wall = 0.0
+        self._error = ""
+        self._status: int | None = None
+        self.spools = self._streams.spools
+        self.all_dead = False
+
+    @property
+    def pid(self) -> int:
+        return self._job.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._status is not None
+
+    @property
+    def drained(self) -> bool:
+        return self._streams.closed
+
+    def start(self) -> None:
+        children = ChildSignal()
+        prctl.adopt_orphans()
+        self._job = job.launch(self._spec, self._leases)
+        self._streams.open(self._job.streams)
+        self._watch.want(children.fd, READ, children.clear)
+        self._watch.want(self._job.failure, READ, self._learn_failure)
+
+    def look(self, now: float) -> None:
+        while not self.all_dead:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.all_dead = True
+                return
+            if pid == 0:
+                return
+            if pid == self._job.pid:
+                self._status = status
+                self._wall = now - self._began
+
+    def next_due(self, now: float) -> float:
+        return math.inf
+
+    def declare(self) -> None:
+        for index in range(protocol.STREAMS):
+            mask = READ if self._streams.readable(index) else 0
+            self._watch.want(self._streams.pipe(index), mask, partial(self._streams.read, index))
+
+    def members(self) -> list[procfs.Process]:
+        return self._family.members()
+
+    def signal(self, number: int) -> None:
+        if self._status is None:  # not yet waited for: the pid is still the job's
+            os.kill(self._job.pid, number)
+
+    def kill(self) -> None:
+        self._family.kill()
+
+    def stop(self) -> bool:
+        return self._family.stop()
+
+    def resume(self) -> None:
+        self._family.resume()
+
+    def unstoppable(self, now: float) -> bool:
+        return False
+
+    def drain(self) -> None:
+        self._streams.drain()
+
+    def exit(self, cause: str | None) -> Exit:
+        self._learn_failure()
+        return verdict(
+            status=self._status,
+            cause=cause,
+            error=self._error,
+            memory_mb=self._spec["memory_mb"],
+            usage=resource.getrusage(resource.RUSAGE_CHILDREN),
+            wall_seconds=self._wall,
+        )
+
+    def leave(self) -> None:
+        """Nothing: all of it is dead."""
+
+    def _learn_failure(self) -> None:
+        """Why the program could not be executed, if so; the pipe closes as it starts."""
+        if self._job.failure < 0:
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._error = os.read(self._job.failure, 4096).decode(errors="replace")
+            self._watch.forget(self._job.failure)
+            os.close(self._job.failure)
+            self._job.failure = -1

@@ -1,0 +1,177 @@
+"""What the host shows of a running container, whatever image it is of.
+
+The engine's word is one thing; /proc/PID and the control groups of the container's first process
+are another, and need no help from inside. Linux.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from worker.keeper import cgroups, procfs
+from worker.sandbox import profile as profiles
+from worker.sandbox.profile import Profile
+from worker.sandbox.readback import Finding
+
+_NAMESPACES: Final = ("mnt", "pid", "ipc", "uts")
+_ALLOWED_WRITABLE: Final = ("/dev", "/proc", "/sys")
+_NO_CAPABILITIES: Final = "0000000000000000"
+
+
+class Gone(Exception):
+    """The container ended before it could be looked at."""
+
+
+def observe(pid: int, asked: Mapping[str, Any], profile: Profile) -> list[Finding]:
+    """Each promise of the sandbox, as the host shows it for process ``pid``.
+
+    ``asked``: the create call. Raises `Gone`: the process has ended.
+    """
+    start = procfs.process(pid)
+    if start is None or start.dead:
+        raise Gone
+    host = asked["HostConfig"]
+    found = [
+        *_status(pid, profile),
+        *_mounts(pid, host, profile),
+        *_spaces(pid, profile),
+        *_groups(pid, host),
+        *_limits(pid, host),
+    ]
+    now = procfs.process(pid)
+    if now is None or now.dead or now.start != start.start:
+        raise Gone
+    return found
+
+
+def _finding(item: str, wanted: object, seen: object) -> Finding:
+    return Finding(item=item, wanted=str(wanted), seen=str(seen), good=str(wanted) == str(seen))
+
+
+def _status(pid: int, profile: Profile) -> list[Finding]:
+    lines = (procfs.read_bytes(f"/proc/{pid}/status") or b"").decode(errors="replace").splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    uid, gid = profile.user
+    found = [
+        _finding("uid", "\t".join([str(uid)] * 4), status.get("Uid", "")),
+        _finding("gid", "\t".join([str(gid)] * 4), status.get("Gid", "")),
+        _finding("groups", "", status.get("Groups", "?").replace(str(gid), "").strip()),
+        _finding("no_new_privs", 1, status.get("NoNewPrivs")),
+        _finding("seccomp", 2, status.get("Seccomp")),
+    ]
+    if profile.drop_capabilities:
+        names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+        held = {status.get(name, "?") for name in names}
+        found.append(_finding("capabilities", _NO_CAPABILITIES, ", ".join(sorted(held))))
+    return found
+
+
+def _mounts(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding]:
+    table = _table(pid)
+    found = []
+    if profile.read_only_root:
+        found.append(_finding("root", "ro", "ro" if "ro" in table.get("/", ()) else "rw"))
+    tmp = table.get(profiles.TMP, ())
+    wanted = {"nosuid", "nodev"} | ({"noexec"} if profile.tmp_noexec else set())
+    seen = "absent" if not tmp else ",".join(sorted(wanted & set(tmp))) or "none of them"
+    found.append(_finding("/tmp", ",".join(sorted(wanted)), seen))
+    writable = {one["Target"] for one in host["Mounts"] if not one["ReadOnly"]}
+    expected = {profiles.TMP, *writable}
+    stray = sorted(
+        path
+        for path, options in table.items()
+        if "rw" in options and path not in expected and not _of_the_kernel(path)
+        if path != "/" or profile.read_only_root
+    )
+    found.append(_finding("writable mounts", "", " ".join(stray)))
+    return found
+
+
+def _of_the_kernel(path: str) -> bool:
+    """What each container has of its own, and the few files that engines lay over /etc."""
+    engines = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+    return path in engines or any(
+        path == top or path.startswith(f"{top}/") for top in _ALLOWED_WRITABLE
+    )
+
+
+def _table(pid: int) -> dict[str, tuple[str, ...]]:
+    """Mount point to its options; the topmost where several lie over each other."""
+    text = (procfs.read_bytes(f"/proc/{pid}/mountinfo") or b"").decode(errors="replace")
+    found: dict[str, tuple[str, ...]] = {}
+    for line in text.splitlines():
+        fields = line.split(" ")
+        found[fields[4]] = tuple(fields[5].split(","))
+    return found
+
+
+def _spaces(pid: int, profile: Profile) -> list[Finding]:
+    wanted = (*_NAMESPACES, "net") if profile.no_network else _NAMESPACES
+    shared = [name for name in wanted if _space(pid, name) in ("", _space(os.getpid(), name))]
+    found = [_finding("namespaces shared with the host", "", " ".join(shared))]
+    if profile.no_network:
+        found.append(_finding("network routes", "", " ".join(sorted(_routes(pid)))))
+    return found
+
+
+def _routes(pid: int) -> set[str]:
+    """The interfaces, but the loopback, that a packet could leave by."""
+    seen = {"?"}  # what cannot be read is not clean
+    fourth = procfs.read_bytes(f"/proc/{pid}/net/route")
+    if fourth is not None:
+        seen = {line.split()[0].decode() for line in fourth.splitlines()[1:] if line.split()}
+    sixth = procfs.read_bytes(f"/proc/{pid}/net/ipv6_route") or b""
+    return (seen | {line.split()[-1].decode() for line in sixth.splitlines() if line}) - {"lo"}
+
+
+def _space(pid: int, name: str) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/ns/{name}").readlink())
+    except OSError:
+        return ""
+
+
+def _groups(pid: int, host: Mapping[str, Any]) -> list[Finding]:
+    groups = cgroups.groups(pid)
+    version2 = groups.get(cgroups.V2)
+    found = []
+    if host["Memory"]:
+        if "memory" in groups:
+            seen = cgroups.number(groups["memory"], "memory.limit_in_bytes")
+        else:
+            seen = cgroups.number(version2, "memory.max")
+        found.append(_finding("memory", host["Memory"], seen))
+    pids = cgroups.number(groups.get("pids", version2), "pids.max")
+    found.append(_finding("pids", host["PidsLimit"], pids))
+    if host["NanoCpus"]:
+        found.append(_finding("cpu", f"{host['NanoCpus'] / 1e9:.2f}", _cores(groups)))
+    return found
+
+
+def _cores(groups: Mapping[str, str]) -> str:
+    if "cpu" in groups:
+        quota = cgroups.number(groups["cpu"], "cpu.cfs_quota_us")
+        period = cgroups.number(groups["cpu"], "cpu.cfs_period_us")
+    else:
+        text = procfs.read_bytes(f"{groups.get(cgroups.V2)}/cpu.max") or b""
+        parts = [int(one) if one.isdigit() else None for one in text.split()]
+        quota, period = (*parts, None, None)[:2]
+    return f"{quota / period:.2f}" if quota and quota > 0 and period else "no limit"
+
+
+def _limits(pid: int, host: Mapping[str, Any]) -> list[Finding]:
+    text = (procfs.read_bytes(f"/proc/{pid}/limits") or b"").decode(errors="replace")
+    lines = text.splitlines()
+    names = {"core": "Max core file size", "nofile": "Max open files"}
+    found = []
+    for limit in host["Ulimits"]:
+        name = names[limit["Name"]]
+        line = next((one for one in lines if one.startswith(name)), "")
+        hard = line.removeprefix(name).split()[1:2]
+        found.append(_finding(limit["Name"], limit["Hard"], "".join(hard)))
+    score = (procfs.read_bytes(f"/proc/{pid}/oom_score_adj") or b"").decode().strip()
+    found.append(_finding("oom_score_adj", host["OomScoreAdj"], score))
+    return found
