@@ -1,5 +1,6 @@
-"""The program inside a job: trains a `model_definition`. It knows nothing of the node.
+"""The program inside: trains a `model_definition` and says on stdout how it goes.
 
-Importing it costs nothing but the standard library; a trainer loads its framework when it is
-chosen. It runs where a job runs: on a native node, in a container, or by hand.
+It stands alone: nothing of `tasks` or of the rest of `worker`, and only the standard library when
+it is imported, so that it runs in any image that has a framework. Numpy, scikit-learn and PyTorch
+are loaded when they are first used.
 """

@@ -1,0 +1,49 @@
+"""What ends a run, and the exit status that says so.
+
+Fault                 what went wrong, for the one who reads `complete`
+├── JobFault          the job is at fault: its definition, its options or its data
+└── MissingPackage    this environment lacks a package
+Terminated            SIGTERM; no Exception, or a library might swallow it
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """The runner's exit statuses."""
+
+    DONE = 0
+    INTERNAL = 1
+    """A fault of the runner or of a library; the traceback is on stderr."""
+    JOB = 2
+    """The job is at fault: what `complete` says must be changed in it."""
+    MISSING_PACKAGE = 3
+    """The environment lacks a package; `complete` names it."""
+    MEMORY = 4
+    """Memory of the host or the GPU was not enough."""
+    TERMINATED = 143
+    """SIGTERM: a checkpoint was saved if training had begun."""
+
+
+class Fault(Exception):
+    """The message says what is wrong and what would be right."""
+
+    exit = Exit.INTERNAL
+
+
+class JobFault(Fault):
+    """The job is at fault."""
+
+    exit = Exit.JOB
+
+
+class MissingPackage(Fault):
+    """This environment lacks a package."""
+
+    exit = Exit.MISSING_PACKAGE
+
+
+class Terminated(BaseException):
+    """SIGTERM has come; the message says what was saved."""

@@ -1,0 +1,1 @@
+"""A model as its layers: what they may say, which shapes they make, what ends them."""
