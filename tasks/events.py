@@ -46,6 +46,19 @@ class Pulling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fetching:
+    """Data or code are fetched. Said now and then; not for ever in the history."""
+
+    type: ClassVar[str] = "fetching"
+    source: str = ""
+    """The URL, without password and query."""
+    done: int = 0
+    """Bytes."""
+    total: int = 0
+    """Bytes; 0 where the source does not say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Started:
     """The attempt runs."""
 
@@ -188,6 +201,7 @@ Event = (
     Queued
     | Admitted
     | Pulling
+    | Fetching
     | Started
     | Progress
     | Log
@@ -210,6 +224,7 @@ _KINDS: Final[dict[str, Any]] = {
         Queued,
         Admitted,
         Pulling,
+        Fetching,
         Started,
         Progress,
         Log,

@@ -47,6 +47,9 @@ def _line(event: Event) -> str:  # noqa: C901 - one case for each type of event
             return f"admitted: {event.mode}, {level}" + _because(event.why)
         case events.Pulling():
             return f"pulling {event.image} {event.detail}".rstrip()
+        case events.Fetching():
+            of = f" of {event.total / 1e6:.1f}" if event.total else ""
+            return f"fetching {event.source}: {event.done / 1e6:.1f}{of} MB"
         case events.Started():
             where = ", ".join(filter(None, (event.mode, event.image, " ".join(event.devices))))
             return f"started: {where}"
