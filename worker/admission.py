@@ -91,11 +91,6 @@ def _unable(job: JobConfig) -> HandBack | Refused | None:
             reason=FailureReason.UNTRUSTED,
             message="secrets: only a job that a key of the node has signed gets any",
         )
-    if job.script is not None:
-        return Refused(
-            reason=FailureReason.USER_ERROR,
-            message="script: this version runs model_definition and command jobs only",
-        )
     return None
 
 

@@ -18,7 +18,8 @@ from typing import Final
 from tasks.job import JobConfig
 from worker.config import NodeConfig
 from worker.node.paths import NodePaths
-from worker.plan import AttemptId, Grant, LaunchPlan, Limits
+from worker.plan import AttemptId, Grant, LaunchPlan, Limits, Mount
+from worker.store.code import Code, script_argv
 
 _RUNNER: Final = "worker.runner"
 _HOME_OF_RUNNER: Final = Path(__file__).resolve().parent.parent
@@ -34,6 +35,7 @@ def native_plan(
     grant: Grant,
     limits: Limits,
     data: Path | None,
+    code: Code | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> LaunchPlan:
     """What the native runtime needs to start this attempt. ``number``: 1 for the first."""
@@ -62,6 +64,10 @@ def native_plan(
     }
     if job.command is not None:
         argv = tuple(job.command)
+    elif code is not None:
+        argv = script_argv(code, interpreter)
+        env["CYXWIZ_CODE"] = env["PYTHONPATH"] = str(code.root)
+        env["PYTHONDONTWRITEBYTECODE"] = "1"  # the code is shared, and nobody's to write to
     else:
         argv = (str(interpreter), "-m", _RUNNER, f"--job-config={encoded}")
         env["PYTHONPATH"] = str(_HOME_OF_RUNNER)
@@ -76,4 +82,9 @@ def native_plan(
         state=paths.attempt(attempt),
         limits=limits,
         grant=grant,
+        mounts=(
+            (Mount(source=code.root, target="/job/code", read_only=True),)
+            if code is not None
+            else ()
+        ),
     )

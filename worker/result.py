@@ -49,10 +49,10 @@ def success_result(
     return {
         "job_id": job_id,
         "metrics": metrics,
-        "model_path": str(kept.directory / of_model.name) if of_model else "",
+        "model_path": f"{kept.place}/{of_model.name}" if of_model else "",
         "sha256": of_model.sha256 if of_model else "",
         "artifacts": [asdict(one) for one in kept.artifacts],
-        "artifacts_dir": str(kept.directory) if kept.artifacts else "",
+        "artifacts_dir": kept.place,
         **({"refused": list(kept.refused)} if kept.refused else {}),
         **about,
     }

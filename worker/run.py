@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from tasks import events
@@ -27,15 +27,13 @@ from worker.parts import NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.result import missing_output, success_result
 from worker.runtimes.base import Handle
-from worker.store.artifacts import Collected, collect
-from worker.store.datasets import DataRefused, locate
 from worker.stream.publisher import Publisher
+from worker.supplies import Supplies
 from worker.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
 _HEARD_AT_ONCE_S = 0.5
-_MB = 1 << 20
 
 
 class _Ended(Exception):
@@ -68,6 +66,7 @@ class Run:
             claimed,
             crew=parts.crew,
         )
+        self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None
         self._grant: HeldGrant | None = None
@@ -173,23 +172,23 @@ class Run:
                 self._admitted = decision
         self._publisher.state(
             events.Admitted(mode=decision.mode, sandbox_level=0, why=decision.why),
-            more_soon=job.dataset_uri is None,
+            more_soon=job.dataset_uri is None and job.code_uri is None,
         )
-        try:
-            data = locate(job.dataset_uri, parts.config.storage.roots, parts.config.storage.schemes)
-        except DataRefused as error:
-            raise TurnedAway.rejected(FailureReason.DATASET_UNAVAILABLE, str(error)) from None
+        provided = self._supplies.get(job)
         self._check()
         self._grant = parts.pool.grant_cpu(parts.place.slot)
+        grant = self._grant.grant
         return native_plan(
             job=job,
             attempt=self._id,
             number=self._claim.attempt,
             config=parts.config,
             paths=parts.paths,
-            grant=self._grant.grant,
+            # whoever holds the grant keeps what was fetched in the cache, too
+            grant=replace(grant, fds=(*grant.fds, *provided.fds)),
             limits=decision.limits,
-            data=data,
+            data=provided.data_path,
+            code=provided.code,
         )
 
     def _start(self, plan: LaunchPlan) -> None:
@@ -198,7 +197,8 @@ class Run:
         self._handle = self._parts.runtime.start(plan, self._renewal.deadline)
         remember(plan.state, self._claim.lease)
         if self._grant is not None:
-            self._grant.release()  # the keeper holds it from here on
+            self._grant.release()  # the keeper holds it from here on, and what was fetched
+        self._supplies.close()
         self._publisher.state(
             events.Started(mode="native", devices=plan.grant.devices), state=JobState.RUNNING
         )
@@ -258,7 +258,7 @@ class Run:
         outcome = decide(evidence)
         if outcome.state is not JobState.SUCCEEDED:
             return outcome, {}
-        kept = self._collect(plan.output)
+        kept = self._supplies.keep(plan.output)
         result = success_result(
             job_id=self._id.job_id,
             completion=said,
@@ -277,13 +277,6 @@ class Run:
             },
         )
         return outcome, result
-
-    def _collect(self, output: Path) -> Collected:
-        parts = self._parts
-        place = parts.config.storage.artifacts
-        root = parts.paths.artifacts if place is None else Path(place)
-        most = parts.config.storage.output_mb * _MB
-        return collect(output, root / self._id.job_id, most_bytes=most)
 
     def _check(self) -> None:
         if self._fenced:
@@ -312,6 +305,7 @@ class Run:
                 log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
         if self._grant is not None:
             self._grant.release()
+        self._supplies.close()
         place = self._parts.paths.job(self._id.job_id)
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
         for directory in (place / "checkpoints", place):

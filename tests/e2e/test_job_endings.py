@@ -34,6 +34,7 @@ def test_a_command_ends_well_and_its_files_are_kept(cluster: Cluster) -> None:
         "name": "answer.txt",
         "size": 5,
         "sha256": hashlib.sha256(b"12345").hexdigest(),
+        "uri": f"file://{result['artifacts_dir']}/answer.txt",
     }
     kept = Path(result["artifacts_dir"]) / "answer.txt"
     assert kept.read_bytes() == b"12345"

@@ -1,25 +1,29 @@
 """What a job leaves: its output directory becomes the job's artefacts.
 
-The directory's content is the job's work and is trusted in nothing: files are opened without
-following links, from one directory to the next; only regular files with one name are kept.
+The directory's content is the job's work and is trusted in nothing: see `worker.store.walk`. Only
+regular files with one name are kept.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
-import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Final
 
-_MOST_FILES: Final = 10_000
-_MOST_DEPTH: Final = 32
+from worker.store.disk import require_free
+from worker.store.durable import settle_on_disk
+from worker.store.refusals import NoRoom
+from worker.store.walk import Walk
+
+_MOST_ENTRIES: Final = 100_000
+_MOST_REFUSALS: Final = 20
 _BLOCK: Final = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,8 @@ class Artifact:
     size: int
     """Bytes."""
     sha256: str
+    uri: str = ""
+    """Where it is kept: ``file:`` on this node, or a URL of the artefact store."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,73 +47,83 @@ class Collected:
     artifacts: tuple[Artifact, ...]
     refused: tuple[str, ...]
     """What was left out, and why; at most 20."""
+    place: str = ""
+    """Where all of them are: a directory of this node, or a URL; '' if there are none."""
 
 
-def collect(output: Path, destination: Path, *, most_bytes: int) -> Collected:
+def collect(
+    output: Path,
+    destination: Path,
+    *,
+    most_bytes: int,
+    keep_free: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> Collected:
     """Copy the regular files beneath ``output`` to ``destination``, which is replaced whole.
 
     ``most_bytes``: of all together; 0: no cap. A file that would exceed it is refused.
+    ``keep_free``: bytes of the destination's disk that stay free. ``check``: called for each file;
+    raises to end it.
+
+    Raises NoRoom; nothing is left half done then.
     """
     staging = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True, mode=0o700)
+    try:
+        artifacts, refused = _copied(output, staging, most_bytes or None, keep_free, check)
+        settle_on_disk(staging, [one.name for one in artifacts])
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(f"the disk of {destination.parent} is full") from None
+        raise
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(destination, ignore_errors=True)
+    staging.rename(destination)
+    return Collected(
+        directory=destination,
+        artifacts=tuple(
+            replace(one, uri=(destination / one.name).as_uri())
+            for one in sorted(artifacts, key=lambda one: one.name)
+        ),
+        refused=tuple(refused[:_MOST_REFUSALS]),
+        place=str(destination) if artifacts else "",
+    )
+
+
+def _copied(
+    output: Path, staging: Path, left: int | None, keep_free: int, check: Callable[[], None]
+) -> tuple[list[Artifact], list[str]]:
     artifacts: list[Artifact] = []
     refused: list[str] = []
-    left = most_bytes or None
+
+    def refuse(what: str) -> None:
+        if len(refused) < _MOST_REFUSALS:
+            refused.append(what)
+
     top = os.open(output, _DIRECTORY)
     try:
-        for name, fd in _files(top, PurePosixPath(), refused):
+        for name, fd in Walk(refuse, most_entries=_MOST_ENTRIES).files(top):
             with os.fdopen(fd, "rb") as source:
-                size = os.fstat(fd).st_size
-                if left is not None and size > left:
-                    refused.append(f"{name}: larger than what is left of the cap")
+                check()
+                about = os.fstat(fd)
+                if about.st_nlink != 1:
+                    refuse(f"{name}: a hard link")
                     continue
-                artifact = _copy(source, staging / name, str(name), size)
+                if left is not None and about.st_size > left:
+                    refuse(f"{name}: larger than what is left of the cap")
+                    continue
+                require_free(staging, about.st_size, keep_free)
+                artifact = _copy(source, staging / name, str(name), about.st_size)
             artifacts.append(artifact)
             if left is not None:
                 left -= artifact.size
     finally:
         os.close(top)
-    shutil.rmtree(destination, ignore_errors=True)
-    staging.rename(destination)
-    return Collected(
-        directory=destination,
-        artifacts=tuple(sorted(artifacts, key=lambda one: one.name)),
-        refused=tuple(refused[:20]),
-    )
-
-
-def _files(
-    directory: int, at: PurePosixPath, refused: list[str]
-) -> Iterator[tuple[PurePosixPath, int]]:
-    """Name and open descriptor of each regular file; the caller closes it."""
-    seen = 0
-    for name in sorted(os.listdir(directory)):
-        path = at / name
-        if not _printable(name) or len(path.parts) > _MOST_DEPTH:
-            refused.append(f"{path!s:.100}: an unusable name, or too deep")
-            continue
-        seen += 1
-        if seen > _MOST_FILES:
-            refused.append(f"{at}: more than {_MOST_FILES} entries in one directory")
-            return
-        about = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if stat.S_ISDIR(about.st_mode):
-            inner = os.open(name, _DIRECTORY, dir_fd=directory)
-            try:
-                yield from _files(inner, path, refused)
-            finally:
-                os.close(inner)
-        elif stat.S_ISREG(about.st_mode):
-            fd = os.open(name, _FILE, dir_fd=directory)
-            opened = os.fstat(fd)
-            if not stat.S_ISREG(opened.st_mode) or opened.st_nlink != 1:
-                os.close(fd)
-                refused.append(f"{path}: a hard link, or no regular file")
-                continue
-            yield path, fd
-        else:
-            refused.append(f"{path}: a link or special file")
+    return artifacts, refused
 
 
 def _copy(source: IO[bytes], target: Path, name: str, size: int) -> Artifact:
@@ -122,11 +138,5 @@ def _copy(source: IO[bytes], target: Path, name: str, size: int) -> Artifact:
             digest.update(block)
             out.write(block)
             done += len(block)
-        out.flush()
-        os.fsync(out.fileno())
     target.chmod(0o600)
     return Artifact(name=name, size=done, sha256=digest.hexdigest())
-
-
-def _printable(name: str) -> bool:
-    return name.isprintable() and name not in (".", "..")

@@ -1,13 +1,16 @@
 """The node's cache of fetched trees: by content, under a cap, shared by all of its processes.
 
     lock                 held while the directory is looked over or changed; never for long
-    entries/<sha256>/    lock (shared by whoever uses it; holds its size), about.json, data/
-    partial/<random>/    the same, while it is written; its lock is held by the writer
+    entries/<sha256>/    data/; about.json; size; users/<random>, each held by one who uses it
+    partial/<random>/    the same, while it is written, and lock, held by the writer
     keys/<sha256>.lock   held while one source is fetched: the second who wants it waits
     known/<sha256>.json  which content a source had, and by what it can be told to be unchanged
 
 Whoever dies lets go of its locks, and what it was writing is swept by the next who looks. An entry
 is named by its content, comes to its name by one rename, and is never written to again.
+
+A user has a lock of its own, not a share of a common one: whoever clears up after a dead keeper
+ends all that hold the attempt's locks, and must not meet another attempt among them.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from worker.keeper.settle import remove_tree
 from worker.store import locks
@@ -46,6 +50,19 @@ class Entry:
     def close(self) -> None:
         """Safe to call twice."""
         self.held.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What is known of a source."""
+
+    sha256: str
+    """Its content."""
+    token: str
+    """What tells whether it has changed; '' if nothing does."""
+    folder: bool
+    asked: float
+    """When the source was asked, seconds since the epoch."""
 
 
 class Partial:
@@ -75,6 +92,17 @@ class Partial:
             remove_tree(self.directory)
             self.held.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
 
 class Cache:
     """See the module's docstring."""
@@ -95,30 +123,40 @@ class Cache:
 
     def _use(self, sha256: str) -> Entry | None:
         directory = self._entries / sha256
-        held = locks.attempt(directory / "lock", shared=True, create=False)
-        if held is None:
+        if not directory.is_dir():
             return None
         if not Witness.read(directory / "about.json").stands(directory / "data"):
             # somebody who can write where the node can has changed it
-            held.close()
             self._drop(directory)
             return None
-        os.utime(held.fd)
+        os.utime(directory / "size")
+        return self._held(sha256)
+
+    def _held(self, sha256: str) -> Entry:
+        directory = self._entries / sha256
+        (directory / "users").mkdir(exist_ok=True, mode=0o700)
+        held = locks.attempt(directory / "users" / uuid.uuid4().hex)
+        assert held is not None  # noqa: S101 - nobody else knows of it
         return Entry(sha256=sha256, data=directory / "data", held=held)
 
-    def known(self, key: str) -> tuple[str, str] | None:
-        """Content of the source ``key`` when it was last fetched, and its token then."""
+    def known(self, key: str) -> Known | None:
+        """What the source ``key`` had when it was last fetched."""
         try:
             found = json.loads((self._known / f"{key}.json").read_bytes())
-            return str(found["sha256"]), str(found["token"])
+            return Known(
+                sha256=str(found["sha256"]),
+                token=str(found["token"]),
+                folder=bool(found["folder"]),
+                asked=float(found["asked"]),
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def remember(self, key: str, sha256: str, token: str) -> None:
-        """What the source ``key`` has. ``token``: '' if nothing tells whether it is unchanged."""
+    def remember(self, key: str, known: Known) -> None:
+        """What the source ``key`` has."""
         path = self._known / f"{key}.json"
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        partial.write_text(json.dumps({"sha256": sha256, "token": token}))
+        partial.write_text(json.dumps(asdict(known)))
         partial.replace(path)
 
     def alone(self, key: str, check: Callable[[], None]) -> Held:
@@ -137,14 +175,14 @@ class Cache:
             (directory / "data").mkdir(parents=True, mode=0o700)
             held = locks.attempt(directory / "lock")
             assert held is not None  # noqa: S101 - nobody else knows of it
-            held.write(json.dumps({"bytes": need}).encode())
+            _write_size(directory, need)
         return Partial(self, directory, held)
 
     def reserve(self, partial: Partial, total: int) -> None:
         """See `Partial.grow`."""
         with self._locked():
             self._make_room(total, apart=partial.directory)
-            partial.held.write(json.dumps({"bytes": total}).encode())
+            _write_size(partial.directory, total)
 
     def publish(self, partial: Partial, tree: Tree) -> Entry:
         """See `Partial.publish`."""
@@ -154,13 +192,13 @@ class Cache:
             there = self._use(tree.sha256)
             if there is None:
                 target = self._entries / tree.sha256
-                partial.held.write(json.dumps({"bytes": taken(tree)}).encode())
+                if target.exists():  # changed by somebody, and in use: it gives way all the same
+                    target.rename(self._partial / uuid.uuid4().hex)
+                _write_size(partial.directory, taken(tree))
                 partial.directory.rename(target)
                 sync_directory(self._entries)
-                partial.held.share()
-                held, partial.held = partial.held, Held(partial.held.path, -1)
-                held.path = target / "lock"
-                return Entry(sha256=tree.sha256, data=target / "data", held=held)
+                partial.held.close()
+                return self._held(tree.sha256)
         partial.close()
         return there
 
@@ -181,7 +219,7 @@ class Cache:
             )
         reserved, unwritten = self._reservations(apart)
         written = 0 if apart is None else _written(apart)
-        sizes = {path: _size(path / "lock") for path in self._entries.iterdir()}
+        sizes = {path: _size(path) for path in self._entries.iterdir()}
         oldest = sorted(sizes, key=_last_used)
         used = sum(sizes.values()) + reserved
         while True:
@@ -211,27 +249,30 @@ class Cache:
         reserved = unwritten = 0
         for path in self._partial.iterdir():
             if path != apart:
-                size = _size(path / "lock")
+                size = _size(path)
                 reserved += size
                 unwritten += max(0, size - _written(path))
         return reserved, unwritten
 
     def _drop(self, directory: Path) -> bool:
         """Remove an entry that nobody uses. Under the lock."""
-        held = locks.attempt(directory / "lock", create=True) if directory.is_dir() else None
-        if held is None:
-            return False
+        for user in directory.glob("users/*"):
+            held = locks.attempt(user, create=False)
+            if held is None:
+                return False
+            user.unlink(missing_ok=True)
+            held.close()
         grave = self._partial / uuid.uuid4().hex
         directory.rename(grave)  # first: it must not be found while it is removed
         remove_tree(grave)
-        held.close()
         return True
 
     def _sweep(self) -> None:
         for directory in self._partial.iterdir():
             held = locks.attempt(directory / "lock")
             if held is not None:
-                remove_tree(directory)
+                if not any(_in_use(user) for user in directory.glob("users/*")):
+                    remove_tree(directory)
                 held.close()
         for path in self._keys.iterdir():
             held = locks.attempt(path, create=False)
@@ -240,7 +281,7 @@ class Cache:
                 held.close()
         for path in self._known.iterdir():
             known = self.known(path.stem)
-            if known is None or not (self._entries / known[0]).is_dir():
+            if known is None or not (self._entries / known.sha256).is_dir():
                 path.unlink(missing_ok=True)
 
     # the directory
@@ -273,12 +314,25 @@ class Cache:
         return self._root / "known"
 
 
-def _size(lock: Path) -> int:
-    """Bytes that the entry or partial with this lock takes, by its own account."""
+def _in_use(user: Path) -> bool:
+    held = locks.attempt(user, create=False)
+    if held is not None:
+        held.close()
+    return held is None and user.exists()
+
+
+def _size(directory: Path) -> int:
+    """Bytes that the entry or partial takes, by its own account."""
     try:
-        return int(json.loads(lock.read_bytes())["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int((directory / "size").read_bytes())
+    except (OSError, ValueError):
         return 0
+
+
+def _write_size(directory: Path, size: int) -> None:
+    partial = directory / "size.partial"
+    partial.write_text(str(size))
+    partial.replace(directory / "size")
 
 
 def _written(directory: Path) -> int:
@@ -293,7 +347,7 @@ def _written(directory: Path) -> int:
 
 def _last_used(directory: Path) -> float:
     try:
-        return (directory / "lock").stat().st_mtime
+        return (directory / "size").stat().st_mtime
     except OSError:
         return 0.0
 

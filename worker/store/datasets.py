@@ -1,61 +1,94 @@
-"""Where a job's data lie on this node.
-
-`file:` URLs are read in place, beneath the operator's roots only; the path is resolved first, so
-neither ``..`` nor a symbolic link leads out of them.
-"""
+"""The data of a job: ``file:`` is read in place, everything else comes from the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Final
+
+from worker.store.beneath import NotBeneath, Opened, open_beneath
+from worker.store.cache import Entry
+from worker.store.fetching import Fetcher
+from worker.store.policy import Policy
+from worker.store.refusals import DataRefused
+from worker.store.sources import Source
+from worker.store.trees import File, manifest_sha256
+from worker.store.walk import Walk
+
+_BLOCK: Final = 1 << 20
+_MOST_ENTRIES: Final = 1_000_000
 
 
-class DataRefused(Exception):  # local to the node: the supervisor turns it into an outcome
-    """The data cannot be given to the job; ``elsewhere``: another node may have them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the data are."""
 
-    def __init__(self, message: str, *, elsewhere: bool) -> None:
-        super().__init__(message)
-        self.elsewhere = elsewhere
+    path: Path
+    """The file, or the folder."""
+    entry: Entry | None = None
+    """What keeps them in the cache; None where they are read in place."""
 
 
-def locate(uri: str | None, roots: Sequence[Path], schemes: Sequence[str]) -> Path | None:
-    """The file or directory that ``uri`` names; None where the job brings its own (builtin).
+def data_of(
+    source: Source, policy: Policy, fetcher: Fetcher, check: Callable[[], None] = lambda: None
+) -> Data | None:
+    """The data that ``source`` names; None where the job brings its own (builtin).
 
-    Raises DataRefused: the scheme is not allowed, the path is outside the roots or not there.
+    Raises DataRefused, DataUnavailable, NoRoom, and what ``check`` raises.
     """
-    if uri is None:
+    if source.scheme == "builtin":
         return None
-    parts = urlsplit(uri)
-    if parts.scheme not in schemes:
-        raise DataRefused(
-            f"dataset_uri {uri!r}: this node allows {', '.join(schemes) or 'no scheme'} "
-            "(storage.schemes)",
-            elsewhere=True,
-        )
-    if parts.scheme == "builtin":
-        return None
-    if parts.scheme != "file":
-        raise DataRefused(
-            f"dataset_uri {uri!r}: this node cannot fetch {parts.scheme}: URLs", elsewhere=True
-        )
-    if parts.netloc not in ("", "localhost"):
-        raise DataRefused(
-            f"dataset_uri {uri!r}: a file URL names no host; write file:///path", elsewhere=False
-        )
-    return _beneath(Path(unquote(parts.path)), uri, roots)
+    if source.scheme == "file":
+        return _in_place(source, policy, check)
+    fetched = fetcher.fetch(source)
+    data = fetched.entry.data
+    return Data(path=data if fetched.folder else data / source.name, entry=fetched.entry)
 
 
-def _beneath(path: Path, uri: str, roots: Sequence[Path]) -> Path:
+def _in_place(source: Source, policy: Policy, check: Callable[[], None]) -> Data:
     try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError):
-        real = None
-    allowed = [root.resolve() for root in roots]
-    if real is None or not any(real.is_relative_to(root) for root in allowed):
+        opened = open_beneath(source.path, policy.roots)
+    except NotBeneath:
         # one message for both: whether a path outside the roots exists is nobody's business
         raise DataRefused(
-            f"dataset_uri {uri!r}: not there, or not beneath this node's storage.roots",
+            f"dataset_uri {source.shown!r}: not there, or not beneath this node's storage.roots",
             elsewhere=True,
-        )
-    return real
+        ) from None
+    with opened:
+        if source.pin is not None:
+            found = _sha256(opened, check)
+            if found != source.pin:
+                raise DataRefused(
+                    f"dataset_uri {source.shown!r}: its SHA-256 is {found}, and the job's pin "
+                    f"says {source.pin}"
+                )
+        return Data(path=opened.path)
+
+
+def _sha256(opened: Opened, check: Callable[[], None]) -> str:
+    """Of the file, or of the folder's manifest."""
+    if not opened.is_dir:
+        return _of_file(os.dup(opened.fd), check)[0]
+
+    def refuse(what: str) -> None:
+        raise DataRefused(f"dataset_uri: a folder with a pin has plain files only; {what}")
+
+    files = [
+        File(str(path), size, sha256)
+        for path, fd in Walk(refuse, most_entries=_MOST_ENTRIES).files(opened.fd)
+        for sha256, size in (_of_file(fd, check),)
+    ]
+    return manifest_sha256(tuple(sorted(files, key=lambda one: one.name.encode())))
+
+
+def _of_file(fd: int, check: Callable[[], None]) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(fd, "rb") as file:
+        while block := file.read(_BLOCK):
+            check()
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size

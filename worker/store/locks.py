@@ -24,15 +24,6 @@ class Held:
         self.fd = fd
         """To be passed on; -1 once closed."""
 
-    def share(self) -> None:
-        """From now on others may share it. Somebody who waits for all of it may come between."""
-        fcntl.flock(self.fd, fcntl.LOCK_SH)
-
-    def write(self, content: bytes) -> None:
-        """Replace what is in the file."""
-        os.pwrite(self.fd, content, 0)
-        os.ftruncate(self.fd, len(content))
-
     def close(self) -> None:
         """Let go of this process's copy. Safe to call twice."""
         fd, self.fd = self.fd, -1
@@ -51,7 +42,7 @@ class Held:
         self.close()
 
 
-def attempt(path: Path, *, shared: bool = False, create: bool = True) -> Held | None:
+def attempt(path: Path, *, create: bool = True) -> Held | None:
     """Take the lock, or None: somebody has it, or (``create`` False) there is no such file."""
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     while True:
@@ -62,7 +53,7 @@ def attempt(path: Path, *, shared: bool = False, create: bool = True) -> Held | 
                 raise
             return None
         try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return None

@@ -135,10 +135,14 @@ class Writer:
         self._files[name] = File(name, size, digest.hexdigest())
         return self._files[name]
 
-    def link(self, name: str, target: str) -> None:
-        """A link: at the end it becomes what it leads to. Raises Unsafe, TooMuch."""
+    def link(self, name: str, target: str, *, from_top: bool = False) -> None:
+        """A link: at the end it becomes what it leads to. Raises Unsafe, TooMuch.
+
+        ``from_top``: ``target`` is relative to the tree, not to where the link stands.
+        """
         name = self._new(name)
-        leads = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+        at = "" if from_top else posixpath.dirname(name)
+        leads = posixpath.normpath(posixpath.join(at, target))
         if target.startswith("/") or leads == ".." or leads.startswith("../") or leads == ".":
             raise Unsafe(f"the link {name!r} leads to {target[:200]!r}, outside the tree")
         self._links[name] = leads

@@ -1,0 +1,60 @@
+"""Puts files to a URL, and reads them back to see that they arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+from worker.store.errands.remote import Place, tried
+from worker.store.errands.talk import Talk, Unavailable
+
+_BLOCK: Final = 1 << 20
+
+
+def upload(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """``scheme``, ``url``, ``options``, ``from`` (a directory) and ``files``: name, size, sha256.
+
+    Answers with the URL of each file.
+    """
+    from fsspec.callbacks import Callback
+
+    place = Place(request["scheme"], request["url"], request["options"])
+    total = 0
+
+    class Moved(Callback):  # type: ignore[misc]  # fsspec has no types
+        def relative_update(self, inc: int = 1) -> None:
+            nonlocal total
+            total += inc
+            talk.moved(total)
+
+    uris = []
+    for name, size, sha256 in request["files"]:
+        path = place.join(*name.split("/"))
+        with contextlib.suppress(Exception):  # object stores have no folders; the put tells more
+            place.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        local = str(Path(request["from"]) / name)
+        tried(place.shown, lambda: place.fs.put_file(local, path, callback=Moved()))  # noqa: B023
+        total = _verify(place, path, name, (size, sha256), total, talk)
+        uris.append(place.fs.unstrip_protocol(path))
+    return {"uris": uris}
+
+
+def _verify(
+    place: Place, path: str, name: str, wanted: tuple[int, str], total: int, talk: Talk
+) -> int:
+    """Raises Unavailable: what is there is not what was put there."""
+    place.fs.invalidate_cache()
+    digest, size = hashlib.sha256(), 0
+    with tried(place.shown, lambda: place.fs.open(path, "rb")) as source:
+        while block := tried(place.shown, lambda: source.read(_BLOCK)):
+            digest.update(block)
+            size += len(block)
+            talk.moved(total + size)
+    if (size, digest.hexdigest()) != wanted:
+        raise Unavailable(
+            f"{place.shown}: {name} came back with {size} bytes and SHA-256 {digest.hexdigest()}, "
+            f"not with {wanted[0]} and {wanted[1]}"
+        )
+    return total + size
