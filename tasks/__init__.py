@@ -1,4 +1,4 @@
-"""What producers import: `train`, `JobConfig`, `follow`, `cancel`, and the Celery `app`.
+"""What producers import: `train`, `JobConfig`, `follow`, `cancel`, `artifacts`, the Celery `app`.
 
 Nothing is imported before it is asked for, and nothing of the node ever is.
 """
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from tasks.control import cancel
     from tasks.following import follow, follow_async
     from tasks.job import JobConfig
+    from tasks.outputs import artifacts
     from tasks.training import train
 
-__all__ = ["JobConfig", "app", "cancel", "follow", "follow_async", "train"]
+__all__ = ["JobConfig", "app", "artifacts", "cancel", "follow", "follow_async", "train"]
 
 _WHERE = {
     "JobConfig": "tasks.job",
     "app": "tasks.celery",
+    "artifacts": "tasks.outputs",
     "cancel": "tasks.control",
     "follow": "tasks.following",
     "follow_async": "tasks.following",
