@@ -31,9 +31,15 @@ class LimitsSection(Section):
 
 
 class SecuritySection(Section):
+    """The sandbox's items that an operator may loosen; a node with any false has no level."""
+
     read_only_root: Flag = True
     no_network: Flag = True
     drop_capabilities: Flag = True
+    tmp_noexec: Flag = True
+    tmp_mb: int = Field(
+        1024, ge=1, le=1_048_576, description="MiB of /tmp, a whole number from 1 to 1048576"
+    )
 
 
 class CleanupSection(Section):
@@ -57,6 +63,9 @@ class DockerSection(Section):
     )
     pull_policy: PullPolicy = Field(
         PullPolicy.IF_NOT_PRESENT, strict=False, description="always, never or if-not-present"
+    )
+    auth_file: AbsolutePath | None = Field(
+        None, description=f"{PATH} of registry logins in the form of Docker's config.json"
     )
     preload_images: tuple[str, ...] = Field(
         ("cyxwiz/executor:cuda12-latest", "cyxwiz/executor:cpu-latest"),

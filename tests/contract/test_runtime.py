@@ -134,14 +134,16 @@ def test_ten_megabytes_without_a_newline(harness: Harness) -> None:
     handle.remove()
 
 
-def test_a_job_that_nobody_listens_to_waits(harness: Harness, tmp_path: Path) -> None:
-    written = tmp_path / "written"
+def test_a_job_that_nobody_listens_to_waits(harness: Harness) -> None:
     program = Program(
         source="import os\n"
-        f"for _ in range(64): os.write(1, b'x' * 65536)\nopen({str(written)!r}, 'w').close()",
+        "for _ in range(64): os.write(1, b'x' * 65536)\n"
+        "open(os.environ['CYXWIZ_OUTPUT'] + '/written', 'w').close()",
         script=Script(steps=(Write(data=b"x" * 65536, times=64),)),
     )
-    handle = harness.runtime.start(harness.plan(program), soon())
+    plan = harness.plan(program)
+    written = plan.output / "written"
+    handle = harness.runtime.start(plan, soon())
     got = 0
     while got < MEBIBYTE:  # the spool's worth comes without an acknowledgement
         chunk = handle.read(10)

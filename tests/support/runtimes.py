@@ -7,9 +7,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.devices.leases import LeaseFile, held
 from worker.plan import AttemptId, ExitStatus, Grant, LaunchPlan, Limits
@@ -17,6 +17,10 @@ from worker.runtimes.base import Chunk, Handle, Runtime, Stream
 from worker.runtimes.fake import FakeHost, FakeRuntime
 from worker.runtimes.fake_script import Script
 from worker.runtimes.native import NativeRuntime
+
+if TYPE_CHECKING:
+    from worker.runtimes.engine.runtime import EngineRuntime
+    from worker.sandbox.profile import Profile
 
 PYTHON = str(Path(sys.executable).resolve())
 ABANDON_AFTER = 1.0
@@ -67,7 +71,7 @@ class Places:
         return LaunchPlan(
             attempt=attempt,
             argv=argv,
-            env=self.env,
+            env={**self.env, "CYXWIZ_OUTPUT": str(self.root / "output" / str(attempt))},
             data=None,
             checkpoints=self.root / "checkpoints" / str(attempt),
             output=self.root / "output" / str(attempt),
@@ -141,7 +145,66 @@ class FakeHarness:
         )
 
 
-HARNESSES: dict[str, Callable[[Places], Harness]] = {"native": NativeHarness, "fake": FakeHarness}
+class DockerHarness:
+    """On the tests' own engine; skips, or under CI fails, where none can be started."""
+
+    def __init__(self, places: Places) -> None:
+        from tests.support import engine
+
+        self.places = places
+        self._socket = engine.shared()
+        self._python = engine.PYTHON
+        self._image = engine.BASE
+        self.runtime: Runtime = self._make()
+        self._made = [self.runtime]
+
+    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
+        argv = program.argv or (self._python, "-S", "-c", program.source)
+        plan = self.places.plan(argv, limits)
+        env = {**plan.env, "CYXWIZ_OUTPUT": "/job/output"}
+        return replace(plan, image=self._image, env=env)
+
+    def successor(self) -> Runtime:
+        made = self._make()
+        self._made.append(made)
+        return made
+
+    def close(self) -> None:
+        for handle in self._made[0].recover():
+            handle.remove()
+        for made in self._made:
+            made.close()
+
+    def _make(self) -> Runtime:
+        return docker_runtime_in(self.places.state, self._socket)
+
+
+def docker_runtime_in(
+    state: Path, socket: Path, *, profile: Profile | None = None, **differs: Any
+) -> EngineRuntime:
+    """A Docker runtime with its state in ``state``. ``differs``: of `EngineSettings`."""
+    from worker.engine_sections import PullPolicy
+    from worker.runtimes.docker import docker_runtime
+    from worker.runtimes.engine.images import ImageRules
+    from worker.runtimes.engine.settings import EngineSettings
+    from worker.sandbox.profile import Profile
+
+    settings = EngineSettings(
+        socket=socket,
+        node="test-node",
+        state_root=state,
+        abandon_after=ABANDON_AFTER,
+        profile=profile or Profile(tmp_mb=64),
+        rules=ImageRules(registry="docker.io/cyxwiz", allow=("cyxwiz/*",), policy=PullPolicy.NEVER),
+    )
+    return docker_runtime(replace(settings, **differs))
+
+
+HARNESSES: dict[str, Callable[[Places], Harness]] = {
+    "native": NativeHarness,
+    "fake": FakeHarness,
+    "docker": DockerHarness,
+}
 
 
 def soon(seconds: float = 60.0) -> float:

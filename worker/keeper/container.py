@@ -45,7 +45,7 @@ class ContainerSubject:
         container = spec["container"]
         self._socket = container["socket"]
         self._base = f"/v{container['api']}/containers/{container['id']}"
-        self._memory_mb = spec["memory_mb"]
+        self._memory_mb = container["memory_mb"]
         self._leases = leases
         self._watch = watch
         self.spools = [Spool() for _ in range(protocol.STREAMS)]

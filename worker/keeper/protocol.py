@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         api: str
         """The version of its API, such as 1.41."""
         id: str
+        memory_mb: int
+        """Its limit: evidence for how it ended. The engine keeps it."""
 
     class Spec(TypedDict):
         """What a keeper is told at its start, through a memfd: it may exceed a packet's size."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tasks.errors import KeeperError, RuntimeUnavailable
-from worker.keeper import client, lock, protocol
+from worker.keeper import client, containers, lock, protocol
 from worker.keeper.client import KeeperLink
 from worker.keeper.protocol import Verb
 from worker.keeper.settle import Settlement, remove_tree, settle
@@ -26,7 +26,8 @@ _HELLO_WITHIN = 10.0
 _GONE_WITHIN = 10.0
 
 
-def _unavailable() -> str:
+def unavailable() -> str:
+    """Why this host can have no keepers; '' if it can."""
     if not sys.platform.startswith("linux"):
         return f"native attempts need Linux (this is {sys.platform}): use a container engine"
     if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
@@ -55,7 +56,7 @@ class NativeRuntime:
         self._owns_zygote = zygote is None
 
     def capabilities(self) -> Capabilities:
-        reason = _unavailable()
+        reason = unavailable()
         return Capabilities(
             name="native",
             available=not reason,
@@ -97,10 +98,10 @@ class NativeRuntime:
     def recover(self) -> list[Handle]:
         """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
         found: list[Handle] = []
-        if _unavailable() or not self._attempts.is_dir():
+        if unavailable() or not self._attempts.is_dir():
             return found
         for directory in sorted(self._attempts.iterdir()):
-            if not lock.alive(directory):
+            if not lock.alive(directory) or containers.read(directory) is not None:
                 continue
             record = lock.read(directory)
             if record is None:
@@ -116,7 +117,7 @@ class NativeRuntime:
             self._zygote.close()
 
     def _require(self) -> None:
-        reason = _unavailable()
+        reason = unavailable()
         if reason:
             raise RuntimeUnavailable(reason)
 

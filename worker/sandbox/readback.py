@@ -53,7 +53,8 @@ def _same(item: str, wanted: Any, seen: Any) -> Finding:
 def _plain(value: Any) -> Any:
     """The value with all ways of saying "nothing" made one, and lists of objects unordered."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items() if _plain(inner) is not None}
+        plain = {key: _plain(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in plain.items() if inner is not None} or None
     if isinstance(value, list) and value:
         return sorted((_plain(one) for one in value), key=repr)
     if value in (None, "", [], {}, 0, False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -43,6 +44,8 @@ class Image:
     """Bytes."""
     created: float
     """Seconds since the epoch."""
+    volumes: tuple[str, ...] = ()
+    """Where it declares volumes; a listing does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,12 +105,6 @@ class ContainerManager:
         except NotFound:
             return False
         return True
-
-    def image_config(self, reference: str) -> dict[str, Any]:
-        """The image's own configuration: Entrypoint, User, Volumes, Env, …"""
-        with translated(f"looking at image {reference}"):
-            found: dict[str, Any] = self._client.quick.inspect_image(reference).get("Config") or {}
-            return found
 
     def list_images(self, prefix: str = "") -> list[Image]:
         """The images of which one tag begins with ``prefix``, newest first."""
@@ -239,16 +236,16 @@ class ContainerManager:
 
 
 def _image(found: Mapping[str, Any]) -> Image:
-    from datetime import datetime
-
     created = str(found.get("Created") or "1970-01-01T00:00:00Z")[:19]
+    config = found.get("Config") or {}
     return Image(
         id=found["Id"],
         tags=tuple(found.get("RepoTags") or ()),
         digests=tuple(found.get("RepoDigests") or ()),
-        labels=dict((found.get("Config") or {}).get("Labels") or {}),
+        labels=dict(config.get("Labels") or {}),
         size=int(found.get("Size") or 0),
         created=datetime.fromisoformat(f"{created}+00:00").timestamp(),
+        volumes=tuple(config.get("Volumes") or ()),
     )
 
 

@@ -1,0 +1,156 @@
+"""Pulls: each image once at a time on a node, whichever of its processes ask.
+
+A pull may take as long as it moves: only silence ends it. Who finds another at it waits, hears how
+that one gets on, and takes what it brought.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from worker.runtimes.engine.auth import Credentials
+from worker.runtimes.engine.client import EngineClient, translated
+from worker.runtimes.engine.errors import EngineError, ImageUnavailable
+from worker.sandbox.references import Reference
+
+_LOOK_EVERY: Final = 0.2
+_TELL_EVERY: Final = 0.5
+
+
+class Puller:
+    """Pulls through one engine. ``place``: a directory that the node's processes share."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        place: Path,
+        *,
+        credentials: Credentials,
+        silence: float = 60.0,
+    ) -> None:
+        """``silence``: seconds without a word from the engine after which a pull has failed."""
+        self._client = client
+        self._place = place
+        self._credentials = credentials
+        self._silence = silence
+
+    def pull(self, image: Reference, progress: Callable[[str], None]) -> None:
+        """Have the engine fetch ``image``; ``progress`` hears a line now and then.
+
+        Raises:
+            ImageUnavailable: the registry does not give it, or nothing moved for too long.
+        """
+        asked = time.time()
+        login = self._credentials.of(image.domain)
+        with self._alone(image, login, progress) as file:
+            if _done(file) >= asked:
+                return  # somebody has just brought it, after we asked
+            self._fetch(image, login, _Teller(file, progress))
+            _write(file, {"done": time.time()})
+
+    def _fetch(self, image: Reference, login: Mapping[str, str], tell: _Teller) -> None:
+        client = self._client.impatient(self._silence)
+        try:
+            with translated(f"pulling {image}"):
+                answers = client.pull(
+                    image.repository,
+                    tag=image.version,
+                    stream=True,
+                    decode=True,
+                    auth_config=dict(login),
+                )
+                for answer in answers:
+                    error = answer.get("error") or (answer.get("errorDetail") or {}).get("message")
+                    if error:
+                        raise ImageUnavailable(f"pulling {image}: {error}")
+                    tell.heard(answer)
+        except ImageUnavailable:
+            raise
+        except EngineError as error:
+            text = str(error)
+            if "timed out" in text:
+                text = f"pulling {image}: nothing moved for {self._silence:g} s"
+            raise ImageUnavailable(text) from error
+        finally:
+            client.close()
+
+    @contextmanager
+    def _alone(
+        self, image: Reference, login: Mapping[str, str], progress: Callable[[str], None]
+    ) -> Iterator[int]:
+        """The pull's file, locked. Who waits for it tells what is written there."""
+        self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # who may have it is part of what it is: a stranger does not get what a customer pulled
+        key = f"{image.whole}\0{json.dumps(dict(login), sort_keys=True)}"
+        name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.pull"
+        fd = os.open(self._place / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            told = ""
+            while True:
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    text = str(_read(fd).get("progress", ""))
+                    if text and text != told:
+                        told = text
+                        progress(text)
+                    time.sleep(_LOOK_EVERY)
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class _Teller:
+    """Adds up what the engine says of each layer, and passes it on, not too often."""
+
+    def __init__(self, file: int, progress: Callable[[str], None]) -> None:
+        self._file = file
+        self._progress = progress
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._next = 0.0
+
+    def heard(self, answer: Mapping[str, Any]) -> None:
+        detail = answer.get("progressDetail") or {}
+        if answer.get("status") == "Downloading" and detail.get("total"):
+            self._layers[str(answer.get("id"))] = (int(detail["current"]), int(detail["total"]))
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _TELL_EVERY
+        text = self._text(answer)
+        _write(self._file, {"progress": text})
+        self._progress(text)
+
+    def _text(self, answer: Mapping[str, Any]) -> str:
+        if not self._layers:
+            return str(answer.get("status") or "")[:200]
+        have = sum(current for current, _ in self._layers.values())
+        whole = sum(total for _, total in self._layers.values())
+        return f"{have / 1e6:.1f} of {whole / 1e6:.1f} MB in {len(self._layers)} layers"
+
+
+def _read(file: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(file, 4096, 0) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(file: int, content: Mapping[str, Any]) -> None:
+    data = json.dumps(content).encode()
+    os.pwrite(file, data, 0)
+    os.ftruncate(file, len(data))
+
+
+def _done(file: int) -> float:
+    return float(_read(file).get("done") or 0.0)

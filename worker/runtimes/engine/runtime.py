@@ -1,0 +1,320 @@
+"""Attempts in containers of one engine, each under a keeper (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tasks.errors import KeeperError, RuntimeUnavailable
+from worker.keeper import client, containers, lock, protocol
+from worker.keeper.client import KeeperLink
+from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.keeper.zygote import Zygote
+from worker.plan import LaunchPlan
+from worker.runtimes.base import Capabilities, Handle
+from worker.runtimes.engine import report as reports
+from worker.runtimes.engine.client import EngineClient
+from worker.runtimes.engine.dialect import Dialect
+from worker.runtimes.engine.errors import Conflict, SandboxUnavailable
+from worker.runtimes.engine.handle import EngineHandle
+from worker.runtimes.engine.images import ImageStore
+from worker.runtimes.engine.logs import KeptLogs
+from worker.runtimes.engine.manager import ContainerManager, Image
+from worker.runtimes.engine.pulls import Puller
+from worker.runtimes.engine.report import SandboxReport
+from worker.runtimes.engine.settings import (
+    NODE,
+    STATE,
+    EngineSettings,
+    container_name,
+    log_config,
+)
+from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
+from worker.sandbox import evidence
+from worker.sandbox.options import container_config
+from worker.sandbox.readback import Finding, compare, differences
+
+_HELLO_WITHIN: Final = 120.0
+"""A busy engine takes long to start a container, and this is no reason to give it up."""
+_ORPHAN_AFTER: Final = 60.0
+
+
+class EngineRuntime:
+    """Starts attempts under keepers and finds them again. Thread-safe."""
+
+    def __init__(
+        self, dialect: Dialect, settings: EngineSettings, *, zygote: Zygote | None = None
+    ) -> None:
+        """A ``zygote`` that is given stays the caller's to close. Nothing is asked of the engine
+        yet."""
+        self._dialect = dialect
+        self._settings = settings
+        self._attempts = settings.state_root / ATTEMPTS
+        self._client = EngineClient(settings.socket, dialect)
+        self.manager = ContainerManager(self._client)
+        puller = Puller(
+            self._client,
+            settings.state_root / "pulls",
+            credentials=settings.credentials,
+            silence=settings.pull_silence,
+        )
+        self.images = ImageStore(self.manager, puller, settings.rules)
+        self.logs = KeptLogs(settings.state_root / "logs", settings.keep_logs_hours)
+        self._zygote = zygote if zygote is not None else Zygote()
+        self._owns_zygote = zygote is None
+
+    def capabilities(self) -> Capabilities:
+        reason = unavailable() or self.manager.available().reason
+        return Capabilities(
+            name=self._dialect.name,
+            available=not reason,
+            reason=reason,
+            pause=True,
+            exec=True,
+            enforces=frozenset({"memory", "cpu", "pids", "shm", "output"}),
+        )
+
+    def prepare(self, image: str | None, progress: Callable[[str], None]) -> None:
+        """Pull the image, if the policy says so; warm the zygote.
+
+        Raises:
+            ImageForbidden, ImageUnavailable: see there.
+        """
+        self._zygote.start()
+        if image is not None:
+            self.images.ensure(image, progress)
+
+    def start(self, plan: LaunchPlan, deadline: float) -> Handle:
+        self._check(plan)
+        made: list[Path] = []
+        guard = -1
+        try:
+            image = self.images.present(plan.image or "")
+            for directory in (plan.state, plan.checkpoints, plan.output):
+                if not directory.is_dir():
+                    directory.mkdir(mode=0o700, parents=True)
+                    made.append(directory)
+            guard = self._guard(plan)
+            self._give(plan)
+            return self._launch(plan, image, guard, deadline)
+        except (OSError, KeeperError, RuntimeUnavailable) as error:
+            if guard >= 0:
+                os.close(guard)
+                guard = -1
+                # Unless a keeper came to life all the same, and ends by itself later.
+                if settle(plan.state).outcome is not Settlement.SETTLED:
+                    made = []
+            for directory in made:
+                remove_tree(directory)
+            text = f"{plan.attempt} was not started: {error}"
+            kind = type(error) if isinstance(error, RuntimeUnavailable) else RuntimeUnavailable
+            raise kind(text) from error
+        finally:
+            if guard >= 0:
+                os.close(guard)
+
+    def recover(self) -> list[Handle]:
+        """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
+        found: list[Handle] = []
+        if unavailable() or not self._attempts.is_dir():
+            return found
+        for directory in sorted(self._attempts.iterdir()):
+            noted = containers.read(directory)
+            if noted is None or noted.socket != str(self._settings.socket):
+                continue
+            record = lock.read(directory) if lock.alive(directory) else None
+            if record is None:
+                continue
+            # It may be ending this very moment: then it is not there to be found.
+            with contextlib.suppress(OSError, KeeperError):
+                link = KeeperLink(client.connect(directory), record.attempt, _HELLO_WITHIN)
+                found.append(self._handle(link, directory, record.scratch))
+        return found
+
+    def sweep(self, now: float | None = None) -> list[str]:
+        """Remove what no attempt has any more: containers of this node whose attempt's directory is
+        gone, stopped ones that are past ``keep_logs_hours``, and old logs. Their names.
+
+        A container of another node is never touched, nor one that was made just now.
+        """
+        now = time.time() if now is None else now
+        removed = []
+        for one in self.manager.containers({NODE: self._settings.node}):
+            state = Path(one["Labels"].get(STATE, "/"))
+            age = now - float(one["Created"])
+            if state.parent != self._attempts or state.exists() or age < _ORPHAN_AFTER:
+                continue
+            stopped = one["State"] in ("exited", "dead", "created")
+            kept = stopped and not self._settings.remove_containers
+            if kept and age < self._settings.keep_logs_hours * 3600:
+                continue
+            self.manager.remove(one["Id"])
+            removed.append(one["Names"][0].lstrip("/"))
+        self.logs.sweep(now)
+        return removed
+
+    def close(self) -> None:
+        self._client.close()
+        if self._owns_zygote:
+            self._zygote.close()
+
+    # --- the steps of a start
+
+    def _check(self, plan: LaunchPlan) -> None:
+        reason = unavailable()
+        if reason:
+            raise RuntimeUnavailable(reason)
+        if plan.state.parent != self._attempts:
+            raise RuntimeUnavailable(
+                f"{plan.attempt}: the plan's state is {plan.state}, which recover() would not "
+                f"find: it must be a directory in {self._attempts}"
+            )
+        if not plan.argv or not plan.image:
+            lacks = "program" if not plan.argv else "image"
+            raise RuntimeUnavailable(f"{plan.attempt}: the plan names no {lacks}")
+
+    @staticmethod
+    def _guard(plan: LaunchPlan) -> int:
+        guard = lock.take(plan.state)
+        if guard is None:
+            raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
+        return guard
+
+    def _give(self, plan: LaunchPlan) -> None:
+        """The directories that the job writes to belong to its user; nobody else may look."""
+        uid, gid = self._settings.profile.user
+        for directory in (plan.checkpoints, plan.output):
+            opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                os.fchmod(opened, 0o700)
+                if os.geteuid() == 0:
+                    os.fchown(opened, uid, gid)
+            finally:
+                os.close(opened)
+        for source in (plan.data, *(one.source for one in (*plan.mounts, *plan.grant.mounts))):
+            if source is not None and (source.is_symlink() or not source.exists()):
+                raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")
+
+    def _launch(self, plan: LaunchPlan, image: Image, guard: int, deadline: float) -> Handle:
+        api = self._client.version().api
+        name = container_name(plan.attempt, plan.state)
+        socket = str(self._settings.socket)
+        keep = not self._settings.remove_containers
+        containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
+        asked = self._asked(plan, image)
+        container = self._create(name, asked)
+        from_engine = self._read_back(container, asked)
+        told: protocol.Container = {
+            "socket": socket,
+            "api": api,
+            "id": container,
+            "memory_mb": plan.limits.memory_mb,
+        }
+        spec = self._spec(plan, deadline, told)
+        connection = self._zygote.spawn(spec, guard, plan.grant.fds)
+        link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
+        try:
+            from_host = self._look(link, asked)
+            SandboxReport(
+                engine=f"{self._dialect.name} {self._client.version().engine}",
+                container=container,
+                image=plan.image or "",
+                image_id=image.id,
+                digest=image.digests[0] if image.digests else "",
+                loosened=self._settings.profile.loosened,
+                from_engine=tuple(from_engine),
+                from_host=tuple(from_host),
+            ).write(plan.state)
+        except BaseException:
+            handle = self._handle(link, plan.state, plan.scratch)
+            with contextlib.suppress(KeeperError):
+                handle.fence()
+            handle.remove()
+            raise
+        return self._handle(link, plan.state, plan.scratch)
+
+    def _asked(self, plan: LaunchPlan, image: Image) -> dict[str, Any]:
+        # an engine without the right to raise limits fails at a higher one than its own, which is
+        # mostly what this process has too
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        asked = plan.limits.nofile
+        nofile = asked if most == resource.RLIM_INFINITY else min(asked, most)
+        return container_config(
+            replace(plan, limits=replace(plan.limits, nofile=nofile)),
+            self._settings.profile,
+            image=image.id,
+            volumes=image.volumes,
+            labels=self._settings.labels(plan.attempt, plan.state),
+            log=log_config(self._dialect),
+        )
+
+    def _create(self, name: str, asked: dict[str, Any]) -> str:
+        """Who has the attempt's lock owns its name: what a dead one left is in the way."""
+        try:
+            return self.manager.create(name, asked)
+        except Conflict:
+            self.manager.remove(name)
+            return self.manager.create(name, asked)
+
+    def _read_back(self, container: str, asked: dict[str, Any]) -> list[Finding]:
+        found = compare(asked, self.manager.inspect(container))
+        _refuse(found, "the engine did not take")
+        return found
+
+    def _look(self, link: KeeperLink, asked: dict[str, Any]) -> list[Finding]:
+        """What the host shows; nothing of a container that has ended already."""
+        if not link.job_pid:
+            return []
+        try:
+            found = evidence.observe(link.job_pid, asked, self._settings.profile)
+        except evidence.Gone:
+            return []
+        _refuse(found, "the host does not show")
+        return found
+
+    def _handle(self, link: KeeperLink, state: Path, scratch: Path) -> EngineHandle:
+        return EngineHandle(
+            NativeHandle(link, state=state, scratch=scratch),
+            state=state,
+            manager=self.manager,
+            logs=self.logs,
+            report=reports.read(state),
+        )
+
+    def _spec(
+        self, plan: LaunchPlan, deadline: float, container: protocol.Container
+    ) -> protocol.Spec:
+        limits = plan.limits
+        return {
+            "job_id": plan.attempt.job_id,
+            "fence": plan.attempt.fence,
+            "slot": plan.grant.slot,
+            "argv": list(plan.argv),
+            "env": {},
+            "state": str(plan.state.resolve()),
+            "scratch": str(plan.scratch),
+            "watched": [str(plan.output), str(plan.checkpoints)],
+            # the engine keeps these; the watchdog has the directories to watch
+            "memory_mb": 0,
+            "limit_data": False,
+            "cpu_cores": 0,
+            "pids": 0,
+            "nofile": 0,
+            "output_mb": limits.output_mb,
+            "deadline": deadline,
+            "abandon_after": self._settings.abandon_after,
+            "container": container,
+        }
+
+
+def _refuse(found: list[Finding], whose: str) -> None:
+    """Raise if an item is not as it was asked for."""
+    wrong = list(differences(found))
+    if wrong:
+        raise SandboxUnavailable(f"{whose} {'; '.join(map(str, wrong))}")
