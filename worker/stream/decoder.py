@@ -18,7 +18,9 @@ from worker.runtimes.base import Chunk, Stream
 from worker.stream.lines import LineBuffer, text_of
 
 _MOST_LINES: Final = 200
-"""Lines in one log event."""
+"""Lines in one log event …"""
+_MOST_CHARS: Final = 64 * 1024
+"""… and their characters, but for the last line."""
 _MOST_METRICS: Final = 64
 _MOST_NAME: Final = 64
 _MOST_TEXT: Final = 1024
@@ -84,6 +86,7 @@ class Decoder:
     def _events(self, stream: Stream, lines: list[tuple[bytes, int]]) -> list[Event]:
         found: list[Event] = []
         log: list[str] = []
+        size = 0
         self.lines += len(lines)
         for line, cut in lines:
             event = None
@@ -91,10 +94,11 @@ class Decoder:
                 event = self._message(line, log)
             elif line:
                 self._log(text_of(line, cut), log)
-            if event is not None or len(log) >= _MOST_LINES:
+            size += len(line)
+            if event is not None or len(log) >= _MOST_LINES or size >= _MOST_CHARS:
                 if log:
                     found.append(Log(stream=stream, lines=tuple(log)))
-                    log = []
+                    log, size = [], 0
                 if event is not None:
                     found.append(event)
         if log:
@@ -111,7 +115,8 @@ class Decoder:
             claimed = said.get("job_id", self._job_id)
             kind = said.get("type")
             if claimed != self._job_id and kind in ("progress", "complete", "checkpoint"):
-                self._log(f"[claims to be job {claimed!s:.128}] {text_of(line)}", log)
+                name = _text(claimed)[:128] or "?"
+                self._log(f"[claims to be job {name}] {text_of(line)}", log)
                 return None
             event: Progress | Checkpoint | None = None
             if kind == "progress":

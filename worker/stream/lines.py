@@ -12,7 +12,14 @@ _ESCAPES: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
 )
 _CONTROL: Final = {
-    code: None for code in (*range(32), *range(127, 160), 0x2028, 0x2029) if code != 9
+    code: None
+    for code in (
+        *range(32),
+        *range(127, 160),
+        *range(0x2028, 0x202F),  # line ends, and what turns the direction of writing
+        *range(0x2066, 0x206A),
+    )
+    if code != 9
 }
 
 

@@ -1,53 +1,35 @@
 """Sends an attempt's events, on a thread of its own, from a bounded buffer.
 
 While one script runs at Redis, the next batch gathers: a quiet job's events go at once, a loud
-one's in batches. When Redis cannot keep up, progress gives way to newer progress and the oldest
-log lines are dropped, both counted; a state event never is. Nothing waits for Redis but the
-thread, so a job is never held up by it.
+one's in batches. When Redis cannot keep up, what the job prints gives way (see
+`worker.stream.buffer`); a state event never does. Nothing waits for Redis but the thread, so a
+job is never held up by it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import redis
 
 from tasks.errors import LeaseLost
-from tasks.events import Event, Log, Progress, encode
+from tasks.events import Event, Progress
 from tasks.record import Lease, Records, tagged
 from tasks.state import JobState
 from worker.crew import Crew, one_off
+from worker.stream.buffer import BATCH, Buffer, Entry, Stats, weight
 
 log = logging.getLogger(__name__)
 
-_BATCH: Final = 200
-_HIGH: Final = 1_000
-"""Entries above which progress and log are coalesced."""
-_MOST_LOG_LINES: Final = 1_000
-"""Lines that one coalesced log entry keeps."""
 _AGAIN_AT_MOST_S: Final = 2.0
-
-
-@dataclass(kw_only=True, slots=True)
-class Stats:
-    """Counts of progress events and log lines; offered = published + coalesced, once drained."""
-
-    offered: int = 0
-    published: int = 0
-    coalesced: int = 0
-    batches: int = 0
-    errors: int = 0
-
-
-@dataclass(slots=True)
-class _Entry:
-    event: Event
-    state: JobState | None = None
+_LOUD: Final = 50
+"""Events offered while one batch is sent, from which on a job is loud."""
+_PACE_S: Final = 0.02
+"""How long a loud job's next batch gathers: fewer and larger ones cost everybody less."""
 
 
 class Publisher:
@@ -66,16 +48,14 @@ class Publisher:
         self._records = records
         self._lease = lease
         self._on_lost = on_lost
-        self._entries: deque[_Entry] = deque()
-        self._progress: _Entry | None = None
-        self._log: _Entry | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._waiting = False
+        self._offered = 0
         self._batch = 0
-        self._hurry = threading.Event()
         self.lost = False
         self.stats = Stats()
+        self._buffer = Buffer(self.stats)
         self._join = crew(self._run, "publisher")
 
     def state(
@@ -88,17 +68,16 @@ class Publisher:
         """
         with self._changed:
             if not self.lost:
-                self._append(_Entry(event, state), wake=not more_soon)
+                self._buffer.put(Entry(event, state))
+                self._wake(not more_soon)
 
     def offer(self, event: Event) -> None:
-        """Publish progress or log, unless newer ones must take its place. Other events as
-        `state`."""
+        """Publish what the job printed, unless newer ones must take its place."""
         with self._changed:
-            self.stats.offered += _weight(event)
-            if self.lost:
-                self.stats.coalesced += _weight(event)
-            elif len(self._entries) < _HIGH or not self._coalesce(event):
-                self._append(_Entry(event))
+            if not self.lost:
+                self._buffer.offer(event)
+                self._offered += 1
+                self._wake(True)
 
     def close(self) -> list[str]:
         """Stop, and return what was not sent yet, for `Records.finish` to say with the end.
@@ -109,69 +88,31 @@ class Publisher:
             self._closing = True
             self._changed.notify()
         self._join()
-        left = [] if self.lost else [tagged(entry.event) for entry in self._entries]
-        for entry in self._entries:
-            self._count(entry)
-        self._entries.clear()
-        return left
+        left = self._buffer.take_all()
+        self._count(left)
+        return [tagged(entry.event) for entry in left]
 
-    def _append(self, entry: _Entry, *, wake: bool = True) -> None:
-        self._entries.append(entry)
-        if isinstance(entry.event, Progress):
-            self._progress = entry
-        elif isinstance(entry.event, Log):
-            self._log = entry
+    def _wake(self, wake: bool) -> None:
         self._waiting = self._waiting or wake
         if wake:
             self._changed.notify()
-
-    def _coalesce(self, event: Event) -> bool:
-        """Merge it into the newest waiting one of its kind; False if there is none."""
-        if isinstance(event, Progress) and self._progress is not None:
-            old = self._progress.event
-            if isinstance(old, Progress):
-                self.stats.coalesced += 1
-                self._progress.event = replace(event, coalesced=old.coalesced + 1)
-                return True
-        if isinstance(event, Log) and self._log is not None:
-            old_log = self._log.event
-            if isinstance(old_log, Log) and old_log.stream == event.stream:
-                lines = (*old_log.lines, *event.lines)
-                dropped = max(0, len(lines) - _MOST_LOG_LINES)
-                self.stats.coalesced += dropped
-                self._log.event = replace(
-                    old_log, lines=lines[dropped:], dropped=old_log.dropped + dropped
-                )
-                return True
-        return False
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 while not self._waiting and not self._closing:
                     self._changed.wait()
+                loud, self._offered = self._offered >= _LOUD, 0
+                if loud and len(self._buffer) < BATCH:
+                    self._changed.wait_for(lambda: self._closing, _PACE_S)
                 if self._closing:
                     return
-                batch = self._take()
-                self._waiting = bool(self._entries)
+                batch = self._buffer.take()
+                self._waiting = bool(self._buffer)
             if not self._send(batch):
                 return
 
-    def _take(self) -> list[_Entry]:
-        """The next batch: it ends with the first entry that changes the state."""
-        batch: list[_Entry] = []
-        while self._entries and len(batch) < _BATCH:
-            entry = self._entries.popleft()
-            batch.append(entry)
-            if entry is self._progress:
-                self._progress = None
-            if entry is self._log:
-                self._log = None
-            if entry.state is not None:
-                break
-        return batch
-
-    def _send(self, batch: list[_Entry]) -> bool:
+    def _send(self, batch: list[Entry]) -> bool:
         """Send until Redis has answered. False once the lease is lost."""
         self._batch += 1
         bodies = [tagged(entry.event) for entry in batch]
@@ -182,7 +123,7 @@ class Publisher:
                     self._lease,
                     bodies,
                     state=state,
-                    snapshot=_snapshot(batch),
+                    snapshot=_snapshot(batch, bodies),
                     batch=self._batch,
                 )
             except LeaseLost:
@@ -194,32 +135,25 @@ class Publisher:
             except redis.RedisError as error:
                 self.stats.errors += 1
                 log.warning("publisher.unsent job=%s error=%s", self._lease.job_id, error)
-                self._hurry.wait(wait)
+                time.sleep(wait)
                 wait = min(wait * 2, _AGAIN_AT_MOST_S)
             else:
                 self.stats.batches += 1
-                for entry in batch:
-                    self._count(entry)
+                self._count(batch)
                 return True
 
-    def _count(self, entry: _Entry) -> None:
-        if isinstance(entry.event, Progress | Log):
-            self.stats.published += _weight(entry.event)
+    def _count(self, sent: list[Entry]) -> None:
+        self.stats.published += sum(weight(entry.event) for entry in sent)
 
     def _lose(self) -> None:
         with self._changed:
             self.lost = True
-            self._entries.clear()
+            self._buffer.take_all()
         self._on_lost()
 
 
-def _weight(event: Event) -> int:
-    """How many printed lines an event stands for, of progress and log."""
-    return len(event.lines) if isinstance(event, Log) else int(isinstance(event, Progress))
-
-
-def _snapshot(batch: list[_Entry]) -> dict[str, str]:
-    for entry in reversed(batch):
+def _snapshot(batch: list[Entry], bodies: list[str]) -> dict[str, str]:
+    for entry, body in zip(reversed(batch), reversed(bodies), strict=True):
         if isinstance(entry.event, Progress):
-            return {"progress": encode(entry.event)}
+            return {"progress": body[1:]}
     return {}

@@ -1,0 +1,152 @@
+"""Events that wait to be sent: bounded, whatever a job prints and however long Redis is away.
+
+What only the node can say is always kept. What the job can print gives way once too much of it
+waits: progress and checkpoints to newer ones, log lines to later ones of the same stream. What is
+dropped is counted, in the event that stands for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tasks.events import Checkpoint, Event, Log, Progress, is_state
+from tasks.state import JobState
+
+BATCH: Final = 200
+"""Events in one batch …"""
+BATCH_CHARS: Final = 256 * 1024
+"""… and their characters: Redis does nothing else while it takes them in."""
+HIGH: Final = 1_000
+"""Waiting events from which on the job's own are coalesced …"""
+HIGH_CHARS: Final = 1024 * 1024
+"""… and their characters."""
+LOG_LINES: Final = 1_000
+"""Lines that one coalesced log event keeps …"""
+LOG_CHARS: Final = 256 * 1024
+"""… and their characters."""
+_PER_LINE: Final = 64
+_PER_EVENT: Final = 512
+
+
+@dataclass(kw_only=True, slots=True)
+class Stats:
+    """Counts of what the job printed: progress, checkpoints, log lines.
+
+    ``offered`` = ``published`` + ``coalesced``, once all is sent.
+    """
+
+    offered: int = 0
+    published: int = 0
+    coalesced: int = 0
+    batches: int = 0
+    errors: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A waiting event, and the state that the job goes to with it."""
+
+    event: Event
+    state: JobState | None = None
+
+
+class Buffer:
+    """See the module's docstring. Its owner locks."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._entries: deque[Entry] = deque()
+        self._newest: dict[str, Entry] = {}
+        self._stats = stats
+        self.chars = 0
+        """About how many characters wait."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> None:
+        """Keep it for sure."""
+        self._entries.append(entry)
+        self.chars += size(entry.event)
+        kind = _kind(entry.event)
+        if kind:
+            self._newest[kind] = entry
+
+    def offer(self, event: Event) -> None:
+        """Keep it, or let it take the place of the newest of its kind."""
+        self._stats.offered += weight(event)
+        waiting = self._newest.get(_kind(event))
+        if waiting is None or (len(self._entries) < HIGH and self.chars < HIGH_CHARS):
+            self.put(Entry(event))
+            return
+        self.chars -= size(waiting.event)
+        waiting.event = self._merged(waiting.event, event)
+        self.chars += size(waiting.event)
+
+    def take(self) -> list[Entry]:
+        """The next batch, at least one; it ends with the first entry that changes the state."""
+        batch: list[Entry] = []
+        chars = 0
+        while self._entries and len(batch) < BATCH:
+            entry = self._entries[0]
+            chars += size(entry.event)
+            if batch and chars > BATCH_CHARS:
+                break
+            batch.append(self._pop())
+            if entry.state is not None:
+                break
+        return batch
+
+    def take_all(self) -> list[Entry]:
+        """All that is left."""
+        return [self._pop() for _ in range(len(self._entries))]
+
+    def _pop(self) -> Entry:
+        entry = self._entries.popleft()
+        self.chars -= size(entry.event)
+        kind = _kind(entry.event)
+        if self._newest.get(kind) is entry:
+            del self._newest[kind]
+        return entry
+
+    def _merged(self, old: Event, new: Event) -> Event:
+        if isinstance(old, Log) and isinstance(new, Log):
+            lines = (*old.lines, *new.lines)
+            kept, chars = len(lines), 0
+            while kept and len(lines) - kept < LOG_LINES:
+                chars += len(lines[kept - 1])
+                if chars > LOG_CHARS:
+                    break
+                kept -= 1
+            self._stats.coalesced += kept
+            return replace(old, lines=lines[kept:], dropped=old.dropped + new.dropped + kept)
+        if isinstance(old, Progress | Checkpoint) and isinstance(new, Progress | Checkpoint):
+            self._stats.coalesced += 1
+            return replace(new, coalesced=old.coalesced + new.coalesced + 1)
+        raise TypeError(f"a {new.type} event cannot take the place of a {old.type} event")
+
+
+def weight(event: Event) -> int:
+    """How many things that the job printed an event stands for."""
+    return len(event.lines) if isinstance(event, Log) else int(not is_state(event))
+
+
+def size(event: Event) -> int:
+    """About how many characters an event holds."""
+    match event:
+        case Log():
+            return _PER_EVENT + sum(len(line) + _PER_LINE for line in event.lines)
+        case Progress():
+            return _PER_EVENT + len(event.line) + _PER_LINE * len(event.metrics)
+        case Checkpoint():
+            return _PER_EVENT + len(event.path) + len(event.sha256)
+        case _:
+            return _PER_EVENT
+
+
+def _kind(event: Event) -> str:
+    """What may take its place; '' for nothing."""
+    if is_state(event):
+        return ""
+    return f"{event.type}:{event.stream}" if isinstance(event, Log) else event.type
