@@ -1,0 +1,68 @@
+"""Parquet files, with pyarrow where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worker.runner.data.columns import Wanted, choose
+from worker.runner.data.raw import Raw
+from worker.runner.faults import JobFault
+from worker.runner.lazy import need, np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def load_parquet(path: Path, wanted: Wanted) -> Raw:
+    """A Parquet file. Raises JobFault, MissingPackage."""
+    why = f"the Parquet file {path.name}"
+    parquet = need("pyarrow.parquet", package="pyarrow", why=why)
+    arrow = need("pyarrow", why=why)
+    try:
+        header = list(parquet.read_schema(path).names)
+        chosen, at = choose(path.name, header, wanted)
+        table = parquet.read_table(path, columns=[header[one] for one in (*chosen, at)])
+    except arrow.ArrowException as error:
+        raise JobFault(f"{path.name}: is no Parquet file that can be read: {error}") from None
+    if not table.num_rows:
+        raise JobFault(f"{path.name}: has no rows")
+    x = np.empty((table.num_rows, len(chosen)), dtype=np.float32)
+    for index, column in enumerate(chosen):
+        x[:, index] = _numbers(path.name, header[column], table, arrow)
+    return Raw(
+        x=x,
+        y=(y := _target(path.name, header[at], table, arrow)),
+        suggested="classification" if y.dtype.kind == "U" else None,
+        features=tuple(header[one] for one in chosen),
+        target=header[at],
+    )
+
+
+def _target(name: str, title: str, table: Any, arrow: Any) -> npt.NDArray[Any]:
+    column, types = table.column(title), arrow.types
+    texts = (types.is_dictionary, types.is_string, types.is_large_string)
+    if any(is_text(column.type) for is_text in texts):
+        if column.null_count:
+            raise JobFault(f"{name}: the target {title} has {column.null_count} empty cells")
+        return np.array([str(one) for one in column.to_pylist()])
+    found = _numbers(name, title, table, arrow)
+    if types.is_integer(column.type) or types.is_boolean(column.type):
+        return found.astype(np.int64)
+    return found
+
+
+def _numbers(name: str, title: str, table: Any, arrow: Any) -> npt.NDArray[Any]:
+    column, types = table.column(title), arrow.types
+    numeric = (types.is_integer, types.is_floating, types.is_boolean)
+    if not any(is_number(column.type) for is_number in numeric):
+        raise JobFault(
+            f"{name}, column {title}: is {column.type}, no numbers; encode it beforehand, or "
+            "leave the column out with hyperparameters.features"
+        )
+    if column.null_count:
+        raise JobFault(f"{name}, column {title}: has {column.null_count} empty cells; fill them")
+    found = np.asarray(column.to_numpy(), dtype=np.float64)
+    if not np.isfinite(found).all():
+        raise JobFault(f"{name}, column {title}: has values that are not finite")
+    return found
