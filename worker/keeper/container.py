@@ -254,7 +254,7 @@ class ContainerSubject:
             case "signal":
                 self._signals.popleft()
             case "kill":
-                self._retry_at = now + _KILL_AGAIN
+                self._retry_at = 0.0 if self._ask else now + _KILL_AGAIN
             case "pause" if answer.ok:
                 self._frozen = True
             case "unpause" if answer.ok:
@@ -298,6 +298,7 @@ class ContainerSubject:
         if self._waiting.reader.complete:
             self._hang_up()
             self._ask = True
+            self._retry_at = 0.0
 
     def _hang_up(self) -> None:
         if self._waiting is not None:
