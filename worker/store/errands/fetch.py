@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.store.errands.remote import Place, Remote, tried
-from worker.store.errands.talk import Talk, Unavailable, Wrong
+from worker.store.errands.talk import Talk, Unavailable
 from worker.store.trees import TooMuch, Tree, Writer
 
 
@@ -67,7 +67,7 @@ def _one(place: Place, remote: Remote, name: str, writer: Writer) -> None:
     finally:
         source.close()
     if remote.size is not None and written.size != remote.size:
-        raise Wrong(
+        raise Unavailable(
             f"{place.shown}: {remote.name or 'it'} has {written.size} bytes, and should have "
             f"{remote.size}: the transfer broke off, or it was changed meanwhile"
         )
