@@ -13,10 +13,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -27,7 +28,11 @@ from redis.retry import Retry
 from tasks.errors import ConfigError, RedisUnavailable
 from tasks.keys import DEFAULT_PREFIX, LEASE_TTL_MS, TERMINAL_TTL_S, Keys
 
-_SOCKET_SCHEMES = ("unix", "redis+socket", "socket")
+_SOCKET_SCHEMES: Final = ("unix", "redis+socket", "socket")
+_SCHEMES: Final = ("redis", "rediss", *_SOCKET_SCHEMES)
+_PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_CONNECT_S: Final = 2.5
+"""So that a Redis that does not answer is an error within 3 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +49,8 @@ class Settings:
         """Read the environment. Raises ConfigError naming the variable that is wrong."""
         env = os.environ if env is None else env
         return cls(
-            redis_url=env.get("CYXWIZ_REDIS_URL") or cls.redis_url_default(),
-            prefix=env.get("CYXWIZ_PREFIX", DEFAULT_PREFIX),
+            redis_url=_url(env.get("CYXWIZ_REDIS_URL") or cls.redis_url_default()),
+            prefix=_prefix(env.get("CYXWIZ_PREFIX") or DEFAULT_PREFIX),
             lease_ttl_ms=round(_seconds(env, "CYXWIZ_LEASE_TTL", LEASE_TTL_MS / 1000, 0.5) * 1000),
             result_ttl_s=round(_seconds(env, "CYXWIZ_RESULT_TTL", TERMINAL_TTL_S, 1)),
         )
@@ -99,12 +104,12 @@ class Settings:
         return _with_scheme(self.redis_url, "unix") if self.on_socket else self.redis_url
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
-        common: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": 3.0}
+        common: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": _CONNECT_S}
         return common if self.on_socket else {**common, "socket_keepalive": True}
 
     def check(self) -> None:
         """Say whether Redis answers. Raises RedisUnavailable within 3 s, naming the URL."""
-        client = self.connect(timeout=2.5)
+        client = self.connect(timeout=_CONNECT_S)
         try:
             client.ping()
         except redis.RedisError as error:
@@ -122,17 +127,36 @@ def unavailable(url: str, error: Exception) -> RedisUnavailable:
 
 
 def mask(url: str) -> str:
-    """``url`` with its password replaced by ``***``."""
-    parts = urlsplit(url)
-    if parts.password is None:
+    """``url`` with its password replaced by ``***``, wherever it stands."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    start, slashes, rest = url.partition("://")
+    login = rest.partition("?")[0].rpartition("@")[0]  # a password may have a slash in it
+    if ":" not in login:
         return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    return f"{start}{slashes}{login.partition(':')[0]}:***@{rest[len(login) + 1 :]}"
 
 
 def _with_scheme(url: str, scheme: str) -> str:
     """Not by urlunsplit, which drops the slashes before an empty host: unix:/path is refused."""
     return f"{scheme}:{url.partition(':')[2]}"
+
+
+def _url(url: str) -> str:
+    if urlsplit(url).scheme not in _SCHEMES or "://" not in url:
+        raise ConfigError(
+            f"CYXWIZ_REDIS_URL={mask(url)!r}: a URL such as redis://host:6379/0, "
+            "rediss://host:6379/0 or unix:///path/to.sock is needed"
+        )
+    return url
+
+
+def _prefix(prefix: str) -> str:
+    if not _PREFIX.fullmatch(prefix):
+        raise ConfigError(
+            f"CYXWIZ_PREFIX={prefix!r}: 1 to 64 of A-Z, a-z, 0-9 and '._:-', beginning with a "
+            "letter or digit, are needed, such as cyxwiz:"
+        )
+    return prefix
 
 
 def _seconds(env: Mapping[str, str], name: str, default: float, least: float) -> float:
