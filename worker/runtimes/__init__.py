@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.errors import ConfigError
+from worker.config import NodeConfig
 from worker.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from worker.runtimes.engine.runtime import EngineRuntime
 
 
 def _native(state_root: Path, abandon_after: float) -> Runtime:
@@ -34,3 +39,22 @@ def runtime(name: str, *, state_root: Path, abandon_after: float) -> Runtime:
         known = ", ".join(sorted(RUNTIMES))
         raise ConfigError(f"no runtime is called {name!r}; there are: {known}") from None
     return factory(state_root, abandon_after)
+
+
+def engine_runtime(name: str, config: NodeConfig, *, abandon_after: float) -> EngineRuntime:
+    """The runtime of the container engine ``name`` as ``config`` has it. Nothing is asked of the
+    engine yet: `Runtime.capabilities` says whether it can be used, and why not.
+
+    Raises:
+        ConfigError: there is no such engine, it is switched off, or its file of logins is wrong.
+    """
+    if name != "docker":
+        raise ConfigError(f"no container engine is called {name!r}; there are: docker")
+    if not config.docker.enabled:
+        raise ConfigError("docker.enabled is false: this node uses no Docker")
+    from worker.runtimes.docker import docker_runtime
+    from worker.runtimes.engine.settings import EngineSettings
+
+    return docker_runtime(
+        EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after)
+    )

@@ -43,6 +43,8 @@ from worker.sandbox.readback import Finding, compare, differences
 _HELLO_WITHIN: Final = 120.0
 """A busy engine takes long to start a container, and this is no reason to give it up."""
 _ORPHAN_AFTER: Final = 60.0
+_DYING: Final = 0.3
+_AGAIN: Final = 0.01
 
 
 class EngineRuntime:
@@ -92,32 +94,17 @@ class EngineRuntime:
 
     def start(self, plan: LaunchPlan, deadline: float) -> Handle:
         self._check(plan)
-        made: list[Path] = []
-        guard = -1
         try:
             image = self.images.present(plan.image or "")
-            for directory in (plan.state, plan.checkpoints, plan.output):
-                if not directory.is_dir():
-                    directory.mkdir(mode=0o700, parents=True)
-                    made.append(directory)
-            guard = self._guard(plan)
-            self._give(plan)
-            return self._launch(plan, image, guard, deadline)
+            link, asked, from_engine = self._begin(plan, image, deadline)
+            return self._attested(link, plan, image, asked, from_engine)
         except (OSError, KeeperError, RuntimeUnavailable) as error:
-            if guard >= 0:
-                os.close(guard)
-                guard = -1
-                # Unless a keeper came to life all the same, and ends by itself later.
-                if settle(plan.state).outcome is not Settlement.SETTLED:
-                    made = []
-            for directory in made:
-                remove_tree(directory)
+            if not plan.state.exists():  # it was ours: refused containers are not kept to look at
+                with contextlib.suppress(RuntimeUnavailable):
+                    self.manager.remove(container_name(plan.attempt, plan.state))
             text = f"{plan.attempt} was not started: {error}"
             kind = type(error) if isinstance(error, RuntimeUnavailable) else RuntimeUnavailable
             raise kind(text) from error
-        finally:
-            if guard >= 0:
-                os.close(guard)
 
     def recover(self) -> list[Handle]:
         """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
@@ -201,7 +188,34 @@ class EngineRuntime:
             if source is not None and (source.is_symlink() or not source.exists()):
                 raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")
 
-    def _launch(self, plan: LaunchPlan, image: Image, guard: int, deadline: float) -> Handle:
+    def _begin(
+        self, plan: LaunchPlan, image: Image, deadline: float
+    ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
+        """A keeper with its container started; or an error, and nothing is left."""
+        made: list[Path] = []
+        guard = -1
+        try:
+            for directory in (plan.state, plan.checkpoints, plan.output):
+                if not directory.is_dir():
+                    directory.mkdir(mode=0o700, parents=True)
+                    made.append(directory)
+            guard = self._guard(plan)
+            self._give(plan)
+            started = self._launch(plan, image, guard, deadline)
+        except (OSError, KeeperError, RuntimeUnavailable):
+            if guard >= 0:
+                os.close(guard)
+            # Unless a keeper came to life all the same, and ends by itself later.
+            if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
+                for directory in made:
+                    remove_tree(directory)
+            raise
+        os.close(guard)
+        return started
+
+    def _launch(
+        self, plan: LaunchPlan, image: Image, guard: int, deadline: float
+    ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
         api = self._client.version().api
         name = container_name(plan.attempt, plan.state)
         socket = str(self._settings.socket)
@@ -216,14 +230,23 @@ class EngineRuntime:
             "id": container,
             "memory_mb": plan.limits.memory_mb,
         }
-        spec = self._spec(plan, deadline, told)
-        connection = self._zygote.spawn(spec, guard, plan.grant.fds)
-        link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
+        connection = self._zygote.spawn(self._spec(plan, deadline, told), guard, plan.grant.fds)
+        return KeeperLink(connection, plan.attempt, _HELLO_WITHIN), asked, from_engine
+
+    def _attested(
+        self,
+        link: KeeperLink,
+        plan: LaunchPlan,
+        image: Image,
+        asked: dict[str, Any],
+        from_engine: list[Finding],
+    ) -> Handle:
+        """The handle of an attempt whose sandbox the host shows; else nothing of it is left."""
         try:
             from_host = self._look(link, asked)
             SandboxReport(
                 engine=f"{self._dialect.name} {self._client.version().engine}",
-                container=container,
+                container=container_name(plan.attempt, plan.state),
                 image=plan.image or "",
                 image_id=image.id,
                 digest=image.digests[0] if image.digests else "",
@@ -236,6 +259,9 @@ class EngineRuntime:
             with contextlib.suppress(KeeperError):
                 handle.fence()
             handle.remove()
+            for directory in (plan.checkpoints, plan.output):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()  # what an earlier attempt left there stays
             raise
         return self._handle(link, plan.state, plan.scratch)
 
@@ -268,15 +294,22 @@ class EngineRuntime:
         return found
 
     def _look(self, link: KeeperLink, asked: dict[str, Any]) -> list[Finding]:
-        """What the host shows; nothing of a container that has ended already."""
-        if not link.job_pid:
-            return []
+        """What the host shows; nothing of a container that has ended already.
+
+        A process on its way out has let go of its mounts and is not dead yet: what looks wrong is
+        looked at again, until it is dead or the time is over.
+        """
+        until = time.monotonic() + _DYING
         try:
-            found = evidence.observe(link.job_pid, asked, self._settings.profile)
+            while link.job_pid:
+                found = evidence.observe(link.job_pid, asked, self._settings.profile)
+                if not list(differences(found)) or time.monotonic() > until:
+                    _refuse(found, "the host does not show")
+                    return found
+                time.sleep(_AGAIN)
         except evidence.Gone:
-            return []
-        _refuse(found, "the host does not show")
-        return found
+            pass
+        return []
 
     def _handle(self, link: KeeperLink, state: Path, scratch: Path) -> EngineHandle:
         return EngineHandle(
