@@ -50,6 +50,14 @@ class Entry:
 
     event: Event
     state: JobState | None = None
+    merged: int = 0
+    """How many of the job's own gave way to this one, beside those that it counts itself."""
+
+    def said(self) -> Event:
+        """The event, with the count of those that it stands for."""
+        if self.merged and isinstance(self.event, Progress | Checkpoint):
+            return replace(self.event, coalesced=self.event.coalesced + self.merged)
+        return self.event
 
 
 class Buffer:
@@ -73,16 +81,25 @@ class Buffer:
         if kind:
             self._newest[kind] = entry
 
-    def offer(self, event: Event) -> None:
-        """Keep it, or let it take the place of the newest of its kind."""
+    def offer(self, event: Event, *, loud: bool = False) -> None:
+        """Keep it, or let it take the place of the newest of its kind.
+
+        ``loud``: so much comes that it shall take it at once; else only once too much waits.
+        """
         self._stats.offered += weight(event)
         waiting = self._newest.get(_kind(event))
-        if waiting is None or (len(self._entries) < HIGH and self.chars < HIGH_CHARS):
+        full = len(self._entries) >= HIGH or self.chars >= HIGH_CHARS
+        if waiting is None or not (full or (loud and _has_room(waiting.event, event))):
             self.put(Entry(event))
-            return
-        self.chars -= size(waiting.event)
-        waiting.event = self._merged(waiting.event, event)
-        self.chars += size(waiting.event)
+        elif isinstance(event, Log):
+            self.chars -= size(waiting.event)
+            waiting.event = self._joined(waiting.event, event)
+            self.chars += size(waiting.event)
+        else:
+            self.chars += size(event) - size(waiting.event)
+            self._stats.coalesced += 1
+            waiting.event = event  # the count is put in once, when it is sent
+            waiting.merged += 1
 
     def take(self) -> list[Entry]:
         """The next batch, at least one; it ends with the first entry that changes the state."""
@@ -110,35 +127,42 @@ class Buffer:
             del self._newest[kind]
         return entry
 
-    def _merged(self, old: Event, new: Event) -> Event:
-        if isinstance(old, Log) and isinstance(new, Log):
-            lines = (*old.lines, *new.lines)
-            kept, chars = len(lines), 0
-            while kept and len(lines) - kept < LOG_LINES:
-                chars += len(lines[kept - 1])
-                if chars > LOG_CHARS:
-                    break
-                kept -= 1
-            self._stats.coalesced += kept
-            return replace(old, lines=lines[kept:], dropped=old.dropped + new.dropped + kept)
-        if isinstance(old, Progress | Checkpoint) and isinstance(new, Progress | Checkpoint):
-            self._stats.coalesced += 1
-            return replace(new, coalesced=old.coalesced + new.coalesced + 1)
-        raise TypeError(f"a {new.type} event cannot take the place of a {old.type} event")
+    def _joined(self, old: Event, new: Log) -> Log:
+        """The lines of both, but for the oldest beyond what one event may keep."""
+        assert isinstance(old, Log)  # noqa: S101 - entries are found by their kind
+        lines = (*old.lines, *new.lines)
+        kept, chars = len(lines), 0
+        while kept and len(lines) - kept < LOG_LINES:
+            chars += len(lines[kept - 1])
+            if chars > LOG_CHARS:
+                break
+            kept -= 1
+        self._stats.coalesced += kept
+        return replace(old, lines=lines[kept:], dropped=old.dropped + new.dropped + kept)
+
+
+def _has_room(waiting: Event, event: Event) -> bool:
+    """Whether nothing that people would read is dropped if the two become one."""
+    if isinstance(waiting, Log) and isinstance(event, Log):
+        fits = len(waiting.lines) + len(event.lines) <= LOG_LINES
+        return fits and size(waiting) + size(event) <= LOG_CHARS
+    return True
 
 
 def weight(event: Event) -> int:
     """How many things that the job printed an event stands for."""
+    if type(event) is Progress:  # the one that comes by the hundred thousand
+        return 1
     return len(event.lines) if isinstance(event, Log) else int(not is_state(event))
 
 
 def size(event: Event) -> int:
     """About how many characters an event holds."""
+    if type(event) is Progress:
+        return _PER_EVENT + len(event.line) + _PER_LINE * len(event.metrics)
     match event:
         case Log():
             return _PER_EVENT + sum(len(line) + _PER_LINE for line in event.lines)
-        case Progress():
-            return _PER_EVENT + len(event.line) + _PER_LINE * len(event.metrics)
         case Checkpoint():
             return _PER_EVENT + len(event.path) + len(event.sha256)
         case _:
@@ -147,6 +171,8 @@ def size(event: Event) -> int:
 
 def _kind(event: Event) -> str:
     """What may take its place; '' for nothing."""
+    if type(event) is Progress:
+        return event.type
     if is_state(event):
         return ""
     return f"{event.type}:{event.stream}" if isinstance(event, Log) else event.type

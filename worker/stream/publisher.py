@@ -52,6 +52,7 @@ class Publisher:
         self._closing = False
         self._waiting = False
         self._offered = 0
+        self._loud = False
         self._batch = 0
         self.lost = False
         self.stats = Stats()
@@ -75,7 +76,7 @@ class Publisher:
         """Publish what the job printed, unless newer ones must take its place."""
         with self._changed:
             if not self.lost:
-                self._buffer.offer(event)
+                self._buffer.offer(event, loud=self._loud)
                 self._offered += 1
                 self._wake(True)
 
@@ -90,7 +91,7 @@ class Publisher:
         self._join()
         left = self._buffer.take_all()
         self._count(left)
-        return [tagged(entry.event) for entry in left]
+        return [tagged(entry.said()) for entry in left]
 
     def _wake(self, wake: bool) -> None:
         self._waiting = self._waiting or wake
@@ -102,8 +103,8 @@ class Publisher:
             with self._changed:
                 while not self._waiting and not self._closing:
                     self._changed.wait()
-                loud, self._offered = self._offered >= _LOUD, 0
-                if loud and len(self._buffer) < BATCH:
+                self._loud, self._offered = self._offered >= _LOUD, 0
+                if self._loud and len(self._buffer) < BATCH:
                     self._changed.wait_for(lambda: self._closing, _PACE_S)
                 if self._closing:
                     return
@@ -115,7 +116,7 @@ class Publisher:
     def _send(self, batch: list[Entry]) -> bool:
         """Send until Redis has answered. False once the lease is lost."""
         self._batch += 1
-        bodies = [tagged(entry.event) for entry in batch]
+        bodies = [tagged(entry.said()) for entry in batch]
         state, wait = batch[-1].state, 0.05
         while True:
             try:
