@@ -11,7 +11,8 @@ from typing import Any
 from celery import Celery
 
 from tasks import keys
-from tasks.publishing import TRAIN, JobAMQP, JobCelery, JobControl, route_task
+from tasks.publishing import TRAIN, JobAMQP, JobCelery, route_task
+from tasks.remote import JobControl
 from tasks.settings import Settings
 
 __all__ = ["TRAIN", "app", "make_app"]

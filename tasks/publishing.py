@@ -16,10 +16,11 @@ from typing import Any, Final
 import redis
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.app.control import Control
+from kombu.exceptions import OperationalError
 from kombu.serialization import dumps
 
-from tasks.errors import InvalidJob, UnknownJob
+from tasks import options
+from tasks.errors import InvalidJob
 from tasks.job import JobConfig
 from tasks.record import Records
 from tasks.routing import route
@@ -51,10 +52,17 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
 
     def send_task(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Celery's, but a Redis that refuses is an error within 3 s that names it."""
-        if name == TRAIN:  # Celery would first subscribe for the result, and retry for long
-            with reachable(self.hub):
-                self.records.ping()
-        return super().send_task(name, *args, **kwargs)
+        if name != TRAIN:
+            return super().send_task(name, *args, **kwargs)
+        if len(args) < 5 and kwargs.get("task_id") is None:  # the result has the job's id
+            given = dict(zip(("args", "kwargs"), args, strict=False)) | kwargs
+            kwargs["task_id"] = job_of(given.get("args"), given.get("kwargs"), None).job_id
+        with reachable(self.hub):
+            self.records.ping()  # Celery would first subscribe for the result, and retry for long
+            return super().send_task(name, *args, **kwargs)
+
+
+_AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
 
 
 class reachable:  # noqa: N801 - a context manager, read as a word
@@ -67,7 +75,7 @@ class reachable:  # noqa: N801 - a context manager, read as a word
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        if isinstance(error, _AWAY):
             raise unavailable(self._hub.redis_url, error) from error
 
 
@@ -77,57 +85,45 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
     def _create_task_sender(self) -> Any:
         send = super()._create_task_sender()
 
-        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+        def send_task_message(producer: Any, name: str, message: Any, **said: Any) -> Any:
             for signature in _following(message.body[2]):
                 _refuse_piping(signature)
             if name == TRAIN:
-                message = self._record(message, options)
-            return send(producer, name, message, **options)
+                message = self._record(message, said)
+            return send(producer, name, message, **said)
 
         return send_task_message
 
-    def _record(self, message: Any, options: dict[str, Any]) -> Any:
-        """Write the job's record; return the message with the job's id in its configuration."""
+    def _record(self, message: Any, said: dict[str, Any]) -> Any:
+        """Write the job's record; return the message with the job's id in its configuration.
+
+        ``said``: the publishing options; made right for the job.
+        """
         headers, properties, (args, kwargs, embed), sent_event = message
-        job = job_of(args, kwargs, headers["id"])
+        options.check_headers(headers)
+        job = options.with_expiry(job_of(args, kwargs, headers["id"]), headers.get("expires"))
+        headers["expires"] = None  # the record's to keep: Celery would only drop the message
         way = route(job)
+        queue = options.queue_name(said.get("queue"), way.queue)
+        said["priority"] = options.priority_step(said.get("priority"), way.priority_step)
         body: tuple[Any, ...] = ((job.to_wire(),), {}, embed)
-        options.setdefault("priority", way.priority_step)
-        queue = options.get("queue") or way.queue
-        queue = queue if isinstance(queue, str) else queue.name
         app: JobCelery = self.app
         with reachable(app.hub):
             app.records.submit(
                 job_id=headers["id"],
                 spec=job.canonical(),
                 queue=queue,
-                priority_step=options["priority"],
+                priority_step=said["priority"],
                 user_id=job.user_id,
                 max_attempts=job.max_attempts,
                 expires_ms=_expires_ms(job),
-                message=kombu_message(headers, properties, body, queue, options["priority"]),
+                message=kombu_message(headers, properties, body, queue, said["priority"]),
             )
         return type(message)(headers, properties, body, sent_event)
 
 
-class JobControl(Control):  # type: ignore[misc]  # Celery has no type hints
-    """Celery's remote control, in which revoking a job cancels it."""
-
-    def revoke(self, task_id: Any, *args: Any, **kwargs: Any) -> Any:
-        """Cancel the jobs among the ids, record and process both; revoke the other tasks."""
-        from tasks.control import cancel
-
-        others = []
-        for one in [task_id] if isinstance(task_id, str) else list(task_id):
-            try:
-                cancel(one, "revoked", app=self.app)
-            except UnknownJob:
-                others.append(one)
-        return super().revoke(others, *args, **kwargs) if others else None
-
-
 def route_task(
-    name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any
+    name: str, args: Any, kwargs: Any, said: Any = None, task: Any = None, **_: Any
 ) -> dict[str, Any] | None:
     """Celery's router: the queue of the job's class, and its priority there."""
     if name != TRAIN:
@@ -191,13 +187,13 @@ def _expires_ms(job: JobConfig) -> int:
     if job.expires is None:
         return 0
     if isinstance(job.expires, str):
-        return -round((job.expires_at(0.0) or 0.0) * 1000)
+        return -max(1, round((job.expires_at(0.0) or 0.0) * 1000))
     return max(1, round(job.expires * 1000))
 
 
 def _following(embed: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
     """Every signature that runs after this message's task and would get its result."""
-    for key in ("chain", "callbacks"):
+    for key in ("chain", "callbacks", "errbacks"):
         yield from (embed or {}).get(key) or ()
     chord = (embed or {}).get("chord")
     if chord:
@@ -213,6 +209,10 @@ def _refuse_piping(signature: Mapping[str, Any]) -> None:
     kwargs = signature.get("kwargs") or {}
     if signature.get("task") == "celery.group":
         for inner in kwargs.get("tasks") or ():
+            _refuse_piping(inner)
+    elif signature.get("task") == "celery.chord":  # its header is what runs next
+        header = kwargs.get("header") or ()
+        for inner in [header] if isinstance(header, Mapping) else header:
             _refuse_piping(inner)
     elif signature.get("task") == "celery.chain":
         for inner in list(kwargs.get("tasks") or ())[:1]:

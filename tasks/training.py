@@ -12,8 +12,9 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from tasks.celery import app
-from tasks.errors import JobFailed, JobRejected
+from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
+from tasks.options import check, with_expiry
 from tasks.publishing import TRAIN, job_of
 
 
@@ -50,8 +51,19 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
         **options: Any,
     ) -> Any:
         """Submit a job. Raises InvalidJob, JobConflict, RedisUnavailable."""
-        job = job_of(args, kwargs, task_id)
+        check(options)
+        job = with_expiry(job_of(args, kwargs, task_id), options.pop("expires", None))
         return super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
+
+    def apply(self, *_: Any, **__: Any) -> Any:
+        """Refused: a job runs on a node."""
+        raise InvalidJob("a job runs on a node, not in this process: use apply_async or delay")
+
+    def chunks(self, *_: Any, **__: Any) -> Any:
+        """Refused, and so are `map` and `starmap`: they would be one task of many jobs."""
+        raise InvalidJob("each job is a task of its own: use group(train.s(config) for …)")
+
+    map = starmap = chunks
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
