@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 from worker.runner.faults import JobFault
 
@@ -24,14 +24,20 @@ class Fields:
         self._left = dict(values)
         self._known: list[str] = []
 
-    def take(self, name: str, check: Check[T], default: T | None = None) -> T:
+    @overload
+    def take(self, name: str, check: Check[T]) -> T | None: ...
+
+    @overload
+    def take(self, name: str, check: Check[T], default: T) -> T: ...
+
+    def take(self, name: str, check: Check[T], default: T | None = None) -> T | None:
         """The value called ``name``; ``default`` (unchecked) if it is not there or null."""
         self._known.append(name)
         value = self._left.pop(name, None)
         if value is None:
             if default is REQUIRED:
                 raise JobFault(f"{self._where}: {name} is missing; {_right(check)} is needed")
-            return cast("T", default)
+            return default
         try:
             return check(value)
         except ValueError as error:

@@ -88,11 +88,11 @@ def job_spec(config: Mapping[str, Any]) -> JobSpec:
         )
     job_id = config.get("job_id") or os.environ.get("CYXWIZ_JOB_ID") or "job"
     model = Fields("model_definition", definition)
-    layers = model.take("layers", _layers, ())
+    layers = model.take("layers", _layers) or ()
     optimizer = model.take("optimizer", _anything)
     loss = model.take("loss", one_of("cross_entropy", "bce", "mse", "mae"))
     input_shape = model.take("input_shape", sizes)
-    metrics = model.take("metrics", _names, ())
+    metrics = model.take("metrics", _names) or ()
     model.take("name", _anything)
     model.done()
     if not layers:

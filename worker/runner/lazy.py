@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.runner.faults import MissingPackage
 
-__all__ = ["installed", "need", "np", "torch"]
+__all__ = ["Array", "installed", "need", "np", "torch"]
 
 
 def need(module: str, *, package: str = "", why: str = "the built-in runner") -> Any:
@@ -46,7 +46,11 @@ class _Lazy(ModuleType):
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
+
+    Array = npt.NDArray[Any]
 else:
+    Array = Any
     np = _Lazy("numpy")
     torch = _Lazy("torch")

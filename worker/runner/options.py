@@ -1,4 +1,4 @@
-"""`hyperparameters`, as the runner understands them. An unknown one is refused: it may be a typo."""
+"""`hyperparameters`, as the runner reads them. An unknown one is refused: it may be a typo."""
 
 from __future__ import annotations
 
@@ -157,8 +157,7 @@ def _optimizer(given: Any, rate: float | None) -> Optimizer:
     fields.done()
     if own is not None and rate is not None and own != rate:
         raise JobFault(
-            f"learning_rate is {rate:g} in hyperparameters and {own:g} in "
-            f"{where}; say it once"
+            f"learning_rate is {rate:g} in hyperparameters and {own:g} in {where}; say it once"
         )
     if options.get("nesterov") and not options["momentum"]:
         raise JobFault(f"{where}: nesterov needs a momentum above 0")

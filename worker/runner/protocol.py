@@ -63,7 +63,8 @@ class Reporter:
         self._say("complete", success=False, model_path="", error=error)
 
     def _say(self, kind: str, **fields: Any) -> None:
-        said = {"type": kind, "job_id": self.job_id, **_finite(fields), "timestamp": time.time()}
+        whose = {"job_id": self.job_id} if self.job_id else {}
+        said = {"type": kind, **whose, **_finite(fields), "timestamp": time.time()}
         line = json.dumps(said, allow_nan=False).encode() + b"\n"
         while line:
             line = line[os.write(self._fd, line) :]

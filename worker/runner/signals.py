@@ -47,6 +47,11 @@ class Signals:
         asked, self._checkpoint = self._checkpoint, False
         return asked
 
+    def ignore(self) -> None:
+        """All is done but the last word, which must not be cut off."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
     def end_now(self) -> None:
         """Raises Terminated."""
         raise Terminated("stopped by SIGTERM before there was anything to save")

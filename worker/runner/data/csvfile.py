@@ -7,15 +7,12 @@ import math
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 from worker.runner.data.columns import Wanted, choose
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
-from worker.runner.lazy import np
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from worker.runner.lazy import Array, np
 
 
 def load_csv(path: Path, wanted: Wanted) -> Raw:
@@ -84,7 +81,7 @@ def _number(name: str, line: int, column: str, text: str) -> float:
     return value
 
 
-def _target(texts: Sequence[str]) -> npt.NDArray[Any]:
+def _target(texts: Sequence[str]) -> Array:
     """Whole numbers, numbers or else texts."""
     for kind in (np.int64, np.float64):
         try:

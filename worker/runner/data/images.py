@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
-from worker.runner.lazy import need, np
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from worker.runner.lazy import Array, need, np
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _HELD_OUT: Final = ("val", "valid", "validation", "test")
@@ -64,11 +61,11 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> npt.NDArray[Any]:
+def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> Array:
     pillow = need("PIL.Image", package="Pillow", why="a folder of images")
     pillow.MAX_IMAGE_PIXELS = _MOST_PIXELS // 2  # Pillow refuses twice as much
     mode, channels = ("RGB", 3) if color == "rgb" else ("L", 1)
-    x: npt.NDArray[Any] | None = None
+    x: Array | None = None
     for index, path in enumerate(paths):
         try:
             with pillow.open(path) as opened:

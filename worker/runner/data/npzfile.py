@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
-from worker.runner.lazy import np
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from worker.runner.lazy import Array, np
 
 _WHOLE: Final = (("x", "y"), ("data", "target"), ("images", "labels"))
 _SPLIT: Final = (
@@ -51,7 +48,7 @@ def _read(archive: Any, name: str) -> Raw:
     raise JobFault(f"{name}: has {', '.join(archive.files) or 'no arrays'}; {_RIGHT}")
 
 
-def _check(x: npt.NDArray[Any], y: npt.NDArray[Any], name: str, names: tuple[str, ...]) -> None:
+def _check(x: Array, y: Array, name: str, names: tuple[str, ...]) -> None:
     if x.ndim < 2 or x.dtype.kind not in "biuf" or not len(x):
         raise JobFault(
             f"{name}: {names[0]} is {x.dtype} of shape {x.shape}; numbers of shape "
@@ -69,7 +66,7 @@ def _check(x: npt.NDArray[Any], y: npt.NDArray[Any], name: str, names: tuple[str
             raise JobFault(f"{name}: {one} has values that are not finite")
 
 
-def _raw(x: npt.NDArray[Any], y: npt.NDArray[Any], held: npt.NDArray[Any] | None) -> Raw:
+def _raw(x: Array, y: Array, held: Array | None) -> Raw:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     suggested = "classification" if y.dtype.kind in "Ub" else None  # whole numbers: either

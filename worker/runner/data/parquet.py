@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from worker.runner.data.columns import Wanted, choose
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
-from worker.runner.lazy import need, np
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from worker.runner.lazy import Array, need, np
 
 
 def load_parquet(path: Path, wanted: Wanted) -> Raw:
@@ -39,7 +36,7 @@ def load_parquet(path: Path, wanted: Wanted) -> Raw:
     )
 
 
-def _target(name: str, title: str, table: Any, arrow: Any) -> npt.NDArray[Any]:
+def _target(name: str, title: str, table: Any, arrow: Any) -> Array:
     column, types = table.column(title), arrow.types
     texts = (types.is_dictionary, types.is_string, types.is_large_string)
     if any(is_text(column.type) for is_text in texts):
@@ -52,7 +49,7 @@ def _target(name: str, title: str, table: Any, arrow: Any) -> npt.NDArray[Any]:
     return found
 
 
-def _numbers(name: str, title: str, table: Any, arrow: Any) -> npt.NDArray[Any]:
+def _numbers(name: str, title: str, table: Any, arrow: Any) -> Array:
     column, types = table.column(title), arrow.types
     numeric = (types.is_integer, types.is_floating, types.is_boolean)
     if not any(is_number(column.type) for is_number in numeric):

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from worker.runner.data.split import Split
 from worker.runner.faults import JobFault
-from worker.runner.lazy import np
+from worker.runner.lazy import Array, np
 from worker.runner.model.layers import Layer
 from worker.runner.options import Options
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from worker.runner.lazy import Array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Raw:
     """All samples."""
 
-    x: np.ndarray[Any, Any]
+    x: Array
     """(samples, …): numbers."""
-    y: np.ndarray[Any, Any]
+    y: Array
     """(samples,) or (samples, targets): numbers, or texts."""
     suggested: str | None = None
     """The task, if the source leaves no doubt."""
@@ -23,5 +21,5 @@ class Raw:
     """The names of the classes 0, 1, … that ``y`` has, where the source names them."""
     features: tuple[str, ...] = ()
     target: str = ""
-    held_out: np.ndarray[Any, Any] | None = None
+    held_out: Array | None = None
     """Which samples the source itself holds out; None: it says nothing."""

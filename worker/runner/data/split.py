@@ -10,23 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from worker.runner.data import source
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
 from worker.runner.jobspec import JobSpec, job_spec
-from worker.runner.lazy import np
+from worker.runner.lazy import Array, np
 from worker.runner.model import head, layers
 from worker.runner.model.layers import Layer
 from worker.runner.model.shapes import Shape
 from worker.runner.options import Options
 from worker.runner.options import parse as parse_options
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Array = npt.NDArray[Any]
 
 _SPLIT: Final = 0x5EED
 """Sets the split's random numbers apart from those of training."""
