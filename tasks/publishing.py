@@ -101,6 +101,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
         """
         headers, properties, (args, kwargs, embed), sent_event = message
         options.check_headers(headers)
+        options.check({"exchange": said.get("exchange") or None})
         job = options.with_expiry(job_of(args, kwargs, headers["id"]), headers.get("expires"))
         headers["expires"] = None  # the record's to keep: Celery would only drop the message
         way = route(job)

@@ -26,6 +26,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     group would make its ``.get()`` wait for an id that nobody uses.
     """
 
+    # Else the default priority of tasks would stand for the priority of every job.
+    from_config = tuple(one for one in Task.from_config if one[0] != "priority")
+
     def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Any:
         """A Celery signature of a job. Raises InvalidJob."""
         kwargs = starkwargs.get("kwargs") or (starargs[0] if starargs else None)
