@@ -72,11 +72,13 @@ def connect(path: str, within: float | None) -> socket.socket:
     return connection
 
 
-def request(method: str, path: str, *, upgrade: bool = False) -> bytes:
-    """The bytes of a request without a body."""
+def request(method: str, path: str, *, upgrade: bool = False, body: bytes = b"") -> bytes:
+    """The bytes of a request. ``body``: JSON."""
     kind = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else "Connection: close\r\n"
-    head = f"{method} {path} HTTP/1.1\r\nHost: engine\r\n{kind}Content-Length: 0\r\n\r\n"
-    return head.encode("ascii")
+    kind += "Content-Type: application/json\r\n" if body else ""
+    kind += f"Content-Length: {len(body)}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: engine\r\n{kind}\r\n"
+    return head.encode("ascii") + body
 
 
 def call(path: str, method: str, url: str, *, within: float) -> Answer:

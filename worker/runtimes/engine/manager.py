@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +14,7 @@ from worker.keeper import engine
 from worker.keeper.frames import Frames
 from worker.runtimes.base import Stream
 from worker.runtimes.engine.client import EngineClient, translated
-from worker.runtimes.engine.errors import Conflict, EngineError, NotFound
+from worker.runtimes.engine.errors import Conflict, EngineError, EngineMissing, NotFound
 
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 _EXEC_MOST = 1 << 20
@@ -195,44 +196,66 @@ class ContainerManager:
 
         It ends when the container has (its end proves nothing: ask `status`).
         """
-        version = self._client.version().api
-        url = f"/v{version}/containers/{container}/logs?stdout=1&stderr=1&follow={int(follow)}"
+        url = f"containers/{container}/logs?stdout=1&stderr=1&follow={int(follow)}"
+        patience = None if follow else _QUIET_WITHIN
+        yield from self._frames(f"the output of {container:.64}", "GET", url, patience, skip=skip)
+
+    def exec(self, container: str, argv: Iterable[str], within: float = 60.0) -> tuple[int, bytes]:
+        """Run a command beside the container's own, as its user; exit code, and output of both
+        streams, at most 1 MiB; -1: it was still at it then. Silent for ``within`` seconds: an
+        error."""
+        doing = f"running a command in {container:.64}"
+        with translated(doing):
+            made = self._client.quick.exec_create(container, list(argv))["Id"]
+        output = bytearray()
+        begin = json.dumps({"Detach": False, "Tty": False}).encode()
+        pieces = self._frames(doing, "POST", f"exec/{made}/start", within, body=begin)
+        with contextlib.closing(pieces):
+            for _, data in pieces:
+                output += data
+                if len(output) > _EXEC_MOST:
+                    break
+        with translated(doing):
+            code = self._client.quick.exec_inspect(made)["ExitCode"]
+        return (-1 if code is None else int(code)), bytes(output[:_EXEC_MOST])
+
+    def _frames(
+        self,
+        doing: str,
+        method: str,
+        what: str,
+        patience: float | None,
+        *,
+        body: bytes = b"",
+        skip: tuple[int, int] = (0, 0),
+    ) -> Generator[tuple[Stream, bytes], None, None]:
+        """What comes of both streams, in an engine's frames; closed, it hangs up."""
+        url = f"/v{self._client.version().api}/{what}"
         pieces: list[tuple[Stream, bytes]] = []
         frames = Frames(lambda index, data: pieces.append((_STREAMS[index], data)), skip)
-        connection = engine.connect(str(self._client.socket), _QUIET_WITHIN)
         try:
-            if follow:
-                connection.settimeout(None)
-            connection.sendall(engine.request("GET", url))
+            connection = engine.connect(str(self._client.socket), _QUIET_WITHIN)
+        except OSError as error:
+            raise EngineMissing(f"{doing}: {error}") from error
+        try:
+            connection.settimeout(patience)
+            connection.sendall(engine.request(method, url, upgrade=bool(body), body=body))
             reader = engine.Reader()
             while not reader.complete:
                 reader.feed(connection.recv(_PIECE))
-                if reader.status and reader.status != 200:
+                if reader.status not in (0, 101, 200):
                     continue
                 frames.feed(bytes(reader.body))
                 reader.body.clear()
                 yield from pieces
                 pieces.clear()
-            if reader.status != 200:
+            if reader.status not in (101, 200):
                 kind = NotFound if reader.status == 404 else EngineError
-                raise kind(f"the output of {container:.64}: {reader.answer.text()}")
+                raise kind(f"{doing}: {reader.answer.text()}")
         except (OSError, ValueError) as error:
-            raise EngineError(f"the output of {container:.64}: {error}") from error
+            raise EngineError(f"{doing}: {error}") from error
         finally:
             connection.close()
-
-    def exec(self, container: str, argv: Iterable[str]) -> tuple[int, bytes]:
-        """Run a command beside the container's own, as its user; exit code, and output of both
-        streams, at most 1 MiB."""
-        with translated(f"running a command in {container:.64}"):
-            made = self._client.quick.exec_create(container, list(argv))
-            output = bytearray()
-            for out, err in self._client.patient.exec_start(made["Id"], stream=True, demux=True):
-                output += (out or b"") + (err or b"")
-                if len(output) > _EXEC_MOST:
-                    break
-            code = self._client.quick.exec_inspect(made["Id"])["ExitCode"]
-        return (-1 if code is None else int(code)), bytes(output[:_EXEC_MOST])
 
 
 def _image(found: Mapping[str, Any]) -> Image:

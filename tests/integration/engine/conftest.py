@@ -1,0 +1,37 @@
+"""Jobs on a real engine, and proof that nothing of them is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.integration.engine.jobs import Jobs
+from tests.support import engine
+
+
+@pytest.fixture
+def socket() -> Path:
+    """The socket of the tests' engine."""
+    return engine.shared()
+
+
+@pytest.fixture
+def raw(socket: Path) -> Iterator[docker.APIClient]:
+    """docker-py itself: what the engine says without any code of ours."""
+    client = engine.raw(socket)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def jobs(socket: Path, tmp_path: Path) -> Iterator[Jobs]:
+    """Starts jobs; afterwards nothing of them may be left."""
+    made = Jobs(tmp_path, socket)
+    yield made
+    made.close()
+    assert made.places.left_behind() == []
+    assert made.containers() == []
+    assert made.places.leases_held() == []

@@ -1,0 +1,65 @@
+"""A node's runtime in a test, and programs for its containers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.support import engine
+from tests.support.runtimes import Heard, Places, docker_runtime_in, hear, soon
+from worker.plan import ExitStatus, LaunchPlan, Limits
+from worker.runtimes.engine.handle import EngineHandle
+from worker.runtimes.engine.runtime import EngineRuntime
+from worker.runtimes.engine.settings import STATE
+
+LIMITS = Limits(memory_mb=128, cpu_cores=1, shm_size_mb=16, pids=64, nofile=1024, output_mb=16)
+
+
+class Jobs:
+    """Plans, starts and clears up."""
+
+    def __init__(self, root: Path, socket: Path, **settings: Any) -> None:
+        """``settings``: see `docker_runtime_in`."""
+        self.places = Places(root)
+        self.socket = socket
+        self.runtime = self.another(**settings)
+        self._started: list[EngineHandle] = []
+
+    def another(self, **settings: Any) -> EngineRuntime:
+        """A runtime as a successor would make it, or with other settings."""
+        return docker_runtime_in(self.places.state, self.socket, **settings)
+
+    def plan(self, source: str, **differs: Any) -> LaunchPlan:
+        """A plan for Python source, which runs without ``site``. ``differs``: of `LaunchPlan`."""
+        argv = (engine.PYTHON, "-S", "-u", "-c", source)
+        plan = self.places.plan(argv, differs.pop("limits", LIMITS))
+        return replace(plan, **{"image": engine.BASE, "env": {}, **differs})
+
+    def start(
+        self, source: str, runtime: EngineRuntime | None = None, **differs: Any
+    ) -> EngineHandle:
+        handle = (runtime or self.runtime).start(self.plan(source, **differs), soon())
+        assert isinstance(handle, EngineHandle)
+        self.places.release()
+        self._started.append(handle)
+        return handle
+
+    def run(self, source: str, **differs: Any) -> tuple[Heard, ExitStatus]:
+        """Run Python source to its end."""
+        handle = self.start(source, **differs)
+        heard = hear(handle, timeout=60)
+        assert heard.exit is not None
+        return heard, heard.exit
+
+    def containers(self) -> list[str]:
+        """The engine's containers whose state would be in this test's directory."""
+        found = self.runtime.manager.containers({})
+        here = str(self.places.state)
+        return [one["Names"][0] for one in found if one["Labels"].get(STATE, "").startswith(here)]
+
+    def close(self) -> None:
+        for handle in self._started:
+            handle.remove()
+        self.runtime.close()
+        self.places.release()

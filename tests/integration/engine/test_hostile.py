@@ -1,0 +1,295 @@
+"""Jobs that mean harm: the node stays up, the end names the true reason, and nothing is left.
+
+Each runs in a hardened container of a real engine; the `jobs` fixture checks what is left.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.integration.engine.jobs import LIMITS, Jobs
+from tests.support.runtimes import Heard, hear
+from tests.support.waiting import wait_until
+from worker.plan import StopCause
+from worker.runtimes.base import Chunk, Status
+
+pytestmark = pytest.mark.integration
+
+REFUSED = """
+def refused(what, do):
+    try:
+        do()
+    except (OSError, ValueError) as error:
+        print('refused', what, type(error).__name__, flush=True)
+    else:
+        print('DONE', what, flush=True)
+"""
+
+
+def up(heard: Heard) -> bool:
+    return b"up\n" in heard.out
+
+
+def test_fork_bomb(jobs: Jobs) -> None:
+    heard, end = jobs.run(
+        "import os, time\nmade = 0\n"
+        "try:\n"
+        "    while True:\n"
+        "        if os.fork() == 0: time.sleep(1000)\n"
+        "        made += 1\n"
+        "except BlockingIOError: print(made, flush=True); raise SystemExit(9)"
+    )
+    assert end.code == 9
+    assert 0 < int(heard.out) <= LIMITS.pids
+
+
+def test_fork_bomb_that_never_stops_is_ended_by_a_fence(jobs: Jobs) -> None:
+    handle = jobs.start(
+        "import os\nprint('up', flush=True)\n"
+        "while True:\n"
+        "    try: os.fork()\n"
+        "    except OSError: pass"
+    )
+    hear(handle, until=up)
+    handle.fence()
+    end = hear(handle, timeout=30).exit
+    assert end is not None
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.FENCED)
+
+
+def test_memory_bomb(jobs: Jobs) -> None:
+    _, end = jobs.run("held = []\nwhile True: held.append(bytearray(b'x' * (8 << 20)))")
+    assert (end.signal, end.oom, end.cause) == (signal.SIGKILL, True, None)
+    assert end.max_rss_mb > 0.9 * LIMITS.memory_mb
+
+
+def test_memory_bomb_in_a_child_that_the_job_survives(jobs: Jobs) -> None:
+    heard, end = jobs.run(
+        "import os\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    held = []\n"
+        "    while True: held.append(bytearray(b'x' * (8 << 20)))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)"
+    )
+    assert heard.out == b"-9\n"
+    # the flag alone says nothing of how it ended: it exited with 0
+    assert (end.code, end.signal, end.oom) == (0, None, True)
+
+
+def test_a_killed_job_is_not_out_of_memory(jobs: Jobs) -> None:
+    _, end = jobs.run("import os; os.kill(os.getpid(), 9)")
+    assert (end.signal, end.oom, end.cause) == (signal.SIGKILL, False, None)
+
+
+def test_a_line_of_64_megabytes(jobs: Jobs) -> None:
+    handle = jobs.start("import os\nfor _ in range(1024): os.write(1, b'x' * 65536)")
+    got = 0
+    while isinstance(chunk := handle.read(20), Chunk):
+        assert chunk.data.strip(b"x") == b""
+        got = chunk.offset + len(chunk.data)
+        handle.ack(chunk.stream, got)
+    assert got == 64 << 20
+    assert handle.status() is Status.EXITED
+
+
+def test_a_flood_on_both_streams_can_be_stopped(jobs: Jobs) -> None:
+    handle = jobs.start(
+        "import os\nwhile True: os.write(1, b'o' * 4096 + b'\\n'); os.write(2, b'e' * 4096)"
+    )
+    hear(handle, until=lambda heard: len(heard.out) + len(heard.err) > 8 << 20)
+    handle.stop(1)
+    heard = hear(handle, timeout=30)
+    assert heard.exit is not None
+    assert heard.exit.cause is StopCause.REQUESTED
+
+
+@pytest.mark.parametrize("where", ["output", "checkpoints"])
+def test_fills_a_directory_of_its_own(jobs: Jobs, where: str) -> None:
+    _, end = jobs.run(
+        f"import time\nfile = open('/job/{where}/big', 'wb')\n"
+        "for _ in range(64): file.write(b'x' * (1 << 20)); file.flush()\n"
+        "time.sleep(600)"
+    )
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.OUTPUT)
+
+
+def test_a_hundred_thousand_files(jobs: Jobs) -> None:
+    _, end = jobs.run(
+        "import os, time\nos.chdir('/job/output')\n"
+        "for i in range(100001): os.close(os.open(str(i), os.O_CREAT))\ntime.sleep(600)"
+    )
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.OUTPUT)
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+def test_fills_a_file_system_in_memory(jobs: Jobs, place: str) -> None:
+    heard, end = jobs.run(
+        f"file = open('{place}/big', 'wb', buffering=0)\n"
+        "done = 0\n"
+        "try:\n"
+        "    while True: done += file.write(b'x' * (1 << 20))\n"
+        "except OSError as error: print(error.errno, done >> 20)"
+    )
+    errno, mebibytes = map(int, heard.out.split())
+    assert errno == 28
+    assert mebibytes == (64 if place == "/tmp" else LIMITS.shm_size_mb)
+    assert end.code == 0
+
+
+def test_writes_where_it_may_not(jobs: Jobs, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "given").write_text("untouched")
+    heard, _ = jobs.run(
+        REFUSED
+        + "for path in ('/x', '/etc/x', '/job/x', '/usr/x', '/dev/x', '/job/data/x', '/proc/x',\n"
+        "             '/sys/x', '/job/data/given', '/proc/sysrq-trigger', '/var/x', '/run/x',\n"
+        "             '/proc/sys/kernel/core_pattern', '/sys/fs/cgroup/x'):\n"
+        "    refused(path, lambda: open(path, 'w'))\n",
+        data=data,
+    )
+    assert b"DONE" not in heard.out
+    assert heard.out.count(b"refused") == 14
+    assert (data / "given").read_text() == "untouched"
+
+
+def test_reaches_no_network(jobs: Jobs) -> None:
+    heard, _ = jobs.run(
+        "import socket\n" + REFUSED + "def dial(family, address):\n"
+        "    made = socket.socket(family, socket.SOCK_STREAM); made.settimeout(3)\n"
+        "    made.connect(address)\n"
+        "refused('v4', lambda: dial(socket.AF_INET, ('1.1.1.1', 80)))\n"
+        "refused('host', lambda: dial(socket.AF_INET, ('127.0.0.1', 22)))\n"
+        "refused('engine', lambda: dial(socket.AF_UNIX, '/var/run/docker.sock'))\n"
+        "refused('dns', lambda: socket.getaddrinfo('example.org', 80))\n"
+        "refused('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))\n"
+        "refused('packet', lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3))\n"
+    )
+    assert b"DONE" not in heard.out
+    assert heard.out.count(b"refused") == 6
+
+
+def test_raises_no_privilege(jobs: Jobs) -> None:
+    heard, _ = jobs.run(
+        "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        + REFUSED
+        + "def call(name, *args):\n"
+        "    if getattr(libc, name)(*args) != 0:\n"
+        "        raise OSError(ctypes.get_errno(), name)\n"
+        "refused('mount', lambda: call('mount', b'none', b'/tmp', b'tmpfs', 0, None))\n"
+        "refused('umount', lambda: call('umount2', b'/job/output', 0))\n"
+        "refused('unshare', lambda: call('unshare', 0x10000000))\n"
+        "refused('userns+net', lambda: call('unshare', 0x50000000))\n"
+        "refused('setuid', lambda: os.setuid(0))\n"
+        "refused('setgroups', lambda: os.setgroups([0]))\n"
+        "refused('mknod', lambda: os.mknod('/job/output/disk', 0o60600, os.makedev(8, 0)))\n"
+        "refused('chroot', lambda: os.chroot('/tmp'))\n"
+        "refused('nice', lambda: os.nice(-5))\n"
+        "refused('kexec', lambda: call('reboot', 0))\n"
+        "refused('keys', lambda: call('syscall', 248, b'user', b'x', b'y', 1, -2))\n"
+    )
+    assert b"DONE" not in heard.out
+    assert heard.out.count(b"refused") == 11
+
+
+def test_a_planted_setuid_program_gives_nothing(jobs: Jobs) -> None:
+    heard, _ = jobs.run(
+        "import os, shutil, subprocess, sys\n"
+        "shutil.copy('/bin/sh', '/job/output/sh'); os.chmod('/job/output/sh', 0o6755)\n"
+        "print(open('/proc/self/status').read().count('NoNewPrivs:\\t1'))\n"
+        "shutil.copy('/bin/cat', '/tmp/cat'); os.chmod('/tmp/cat', 0o755)\n"
+        "try: subprocess.run(['/tmp/cat', '/dev/null'])\n"
+        "except PermissionError: print('noexec')"
+    )
+    assert heard.out == b"1\nnoexec\n"
+
+
+def test_sees_nothing_of_others(jobs: Jobs) -> None:
+    other = jobs.start("import time; open('/job/output/secret', 'w'); print('up'); time.sleep(600)")
+    hear(other, until=up)
+    heard, _ = jobs.run(
+        "import os\n"
+        "pids = [name for name in os.listdir('/proc') if name.isdigit()]\n"
+        "found = [os.path.join(at, f) for top in ('/job', '/tmp') for at, _, fs in os.walk(top)\n"
+        "         for f in fs]\n"
+        "print(len(pids), found, sorted(os.listdir('/job')))"
+    )
+    assert heard.out == b"2 [] ['checkpoints', 'output']\n"
+
+
+def test_kills_the_first_process(jobs: Jobs) -> None:
+    heard, end = jobs.run(
+        "import os, signal\n"
+        "for number in (9, 19): os.kill(1, number)\n"
+        "print('alive')\n"
+        "try: os.kill(-1, 9)\n"
+        "except ProcessLookupError: print('nobody else')"
+    )
+    assert heard.out == b"alive\nnobody else\n"
+    assert end.code == 0
+
+
+def test_traces_the_first_process_and_so_hangs(jobs: Jobs) -> None:
+    """It may: both are its own. The container's init stands still, and its end must not."""
+    handle = jobs.start(
+        "import ctypes\nprint('traced', ctypes.CDLL(None).ptrace(16, 1, 0, 0), flush=True)"
+    )
+    hear(handle, until=lambda heard: b"traced" in heard.out)
+    handle.stop(0.5)
+    end = hear(handle, timeout=20).exit
+    assert end is not None
+    assert end.cause is StopCause.REQUESTED
+
+
+def test_ignores_sigterm_in_every_process(jobs: Jobs) -> None:
+    handle = jobs.start(
+        "import os, signal\nsignal.signal(15, signal.SIG_IGN)\n"
+        "for _ in range(3): os.fork()\n"
+        "print('up', flush=True)\nwhile True: signal.pause()"
+    )
+    hear(handle, until=up)
+    handle.stop(0.3)
+    end = hear(handle, timeout=20).exit
+    assert end is not None
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.REQUESTED)
+
+
+def test_leaves_a_daemon(jobs: Jobs) -> None:
+    _, end = jobs.run("import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(600)")
+    assert end.code == 0
+    wait_until(lambda: not _processes(b"time.sleep(600)"), what="the daemon is dead")
+
+
+def _processes(mark: bytes) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes():
+                found.append(entry.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_the_environment_holds_nothing_of_the_nodes(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@proxy.example")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    heard, _ = jobs.run(
+        "import os; print(sorted(os.environ))",
+        env={"MINE": "1", "NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "all"},
+    )
+    assert heard.out == b"['HOME', 'HOSTNAME', 'MINE', 'NVIDIA_VISIBLE_DEVICES', 'PATH']\n"
+
+
+def test_a_device_asked_for_by_the_environment_is_void(jobs: Jobs) -> None:
+    heard, _ = jobs.run(
+        "import os; print(os.environ['NVIDIA_VISIBLE_DEVICES'])",
+        env={"NVIDIA_VISIBLE_DEVICES": "all"},
+    )
+    assert heard.out == b"void\n"
