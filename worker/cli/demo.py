@@ -103,7 +103,8 @@ def _train(
     tell("  that takes the jobs of strangers should not say so)")
     node.wait_ready(_READY_S)
     change = {} if epochs is None else {"epochs": epochs}
-    job = JobConfig.parse({**DIGITS, **change, "job_id": _JOB_ID})
+    # checkpoints are for trainings that may be interrupted; here they would only be in the way
+    job = JobConfig.parse({**DIGITS, **change, "job_id": _JOB_ID, "checkpoint_every": 0})
     settings = Settings(redis_url=url)
     submit_jobs([job], settings)
     tell(f"job: {job.epochs} epochs on {job.dataset_uri}, as train.delay(...) submits it")
@@ -129,8 +130,9 @@ def _conclude(result: Mapping[str, Any], kept: Kept, seconds: float, *, as_json:
         )
         return
     accuracy = metrics.get("accuracy")
+    held_out = " (on digits held out from the training)" if "val_accuracy" in metrics else ""
     rows = [
-        ("accuracy", "-" if accuracy is None else number(accuracy)),
+        ("accuracy", "-" if accuracy is None else f"{number(accuracy)}{held_out}"),
         ("model", str(kept.model)),
         ("sha256", f"{kept.sha256} (read back from the file)"),
         ("took", f"{duration(seconds)}, of which the job {duration(result.get('seconds') or 0)}"),

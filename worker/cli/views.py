@@ -73,7 +73,7 @@ class LineView:
 
 
 class BarView:
-    """A bar for each job, and above them a line for each event but progress."""
+    """A bar for each job, and above them a line for each event but progress and checkpoints."""
 
     def __init__(self, job_ids: Sequence[str], console: Console | None = None) -> None:
         self._several = len(job_ids) > 1
@@ -81,7 +81,7 @@ class BarView:
         # `markup=False` throughout: what a job says must not be read as rich's markup
         self._progress = Progress(
             *([TextColumn("{task.fields[name]}", markup=False)] if self._several else ()),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TextColumn("{task.fields[said]}", markup=False),
             TimeElapsedColumn(),
@@ -105,6 +105,8 @@ class BarView:
         if isinstance(event, events.Progress):
             self._advance(bar, event)
             return
+        if isinstance(event, events.Checkpoint):
+            return  # one an epoch would drive everything else off the screen
         for line in lines(envelope):
             text = Text(_headed(envelope, line, several=self._several), overflow="fold")
             self._console.print(text)
@@ -126,7 +128,7 @@ class BarView:
 
 def _few(metrics: dict[str, float]) -> dict[str, float]:
     """As many as fit beside a bar."""
-    return dict(list(metrics.items())[:3])
+    return dict(list(metrics.items())[:2])
 
 
 def _short(job_id: str) -> str:
