@@ -36,6 +36,8 @@ from worker.store.trees import Tree
 from worker.store.witness import Witness
 
 _MB: Final = 1 << 20
+_AMPLE: Final = 64 << 20
+"""The most that is reserved beyond what is needed at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +80,17 @@ class Partial:
         """Where the tree is to be written."""
         return self.directory / "data"
 
-    def grow(self, total: int) -> None:
-        """Have room for ``total`` bytes. Raises NoRoom."""
+    def grow(self, total: int) -> int:
+        """Have room for ``total`` bytes, and for some more if there is any; returns for how many.
+
+        Raises NoRoom.
+        """
+        with contextlib.suppress(NoRoom):
+            ample = total + min(max(total, _MB), _AMPLE)
+            self._cache.reserve(self, ample, evict=False)
+            return ample
         self._cache.reserve(self, total)
+        return total
 
     def publish(self, tree: Tree) -> Entry:
         """Make it an entry; returns that, or the one with the same content that is there."""
@@ -178,10 +188,10 @@ class Cache:
             _write_size(directory, need)
         return Partial(self, directory, held)
 
-    def reserve(self, partial: Partial, total: int) -> None:
-        """See `Partial.grow`."""
+    def reserve(self, partial: Partial, total: int, *, evict: bool = True) -> None:
+        """See `Partial.grow`. ``evict``: entries that nobody uses may go for it."""
         with self._locked():
-            self._make_room(total, apart=partial.directory)
+            self._make_room(total, apart=partial.directory, evict=evict)
             _write_size(partial.directory, total)
 
     def publish(self, partial: Partial, tree: Tree) -> Entry:
@@ -210,7 +220,7 @@ class Cache:
 
     # the room
 
-    def _make_room(self, need: int, apart: Path | None = None) -> None:
+    def _make_room(self, need: int, apart: Path | None = None, *, evict: bool = True) -> None:
         """``apart``: a partial whose reservation is the one to be made."""
         if need > self._cap:
             raise NoRoom(
@@ -220,7 +230,7 @@ class Cache:
         reserved, unwritten = self._reservations(apart)
         written = 0 if apart is None else _written(apart)
         sizes = {path: _size(path) for path in self._entries.iterdir()}
-        oldest = sorted(sizes, key=_last_used)
+        oldest = sorted(sizes, key=_last_used) if evict else []
         used = sum(sizes.values()) + reserved
         while True:
             over_cap = used + need > self._cap

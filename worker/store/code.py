@@ -24,7 +24,6 @@ _KINDS: Final = {
     ".tar.bz2": "tar", ".txz": "tar", ".tar.xz": "tar", ".bundle": "bundle",
 }  # fmt: skip
 _SKIP: Final = frozenset({".git", "__pycache__"})
-_STEP: Final = 16 << 20
 _UNPACKER: Final = "1"
 """Another one where the same archive would be unpacked otherwise."""
 
@@ -110,8 +109,7 @@ class CodeStore:
             nonlocal room
             self._waiting.check()
             if total > room:
-                room = total + _STEP
-                partial.grow(room)
+                room = partial.grow(total)
 
         return Writer(
             partial.data,
@@ -140,8 +138,7 @@ class CodeStore:
                 }
 
                 def answer(asked: Any) -> dict[str, Any]:
-                    partial.grow(int(asked["room"]))
-                    return {"room": asked["room"]}
+                    return {"room": partial.grow(int(asked["room"]))}
 
                 try:
                     tree = tree_from(send(request, answer, self._waiting))

@@ -16,8 +16,6 @@ from worker.store.sources import Source
 from worker.store.trees import File, Tree, manifest_sha256, of_one
 
 _MOST_FILES: Final = 1_000_000
-_STEP: Final = 64 << 20
-"""Bytes that room is made for where a source does not say how much it has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +147,7 @@ class _Transfer:
     def _answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
         if "room" in asked:
             assert self._partial is not None  # noqa: S101 - it asks for more than it has
-            self._partial.grow(int(asked["room"]))
-            return {"room": asked["room"]}
+            return {"room": self._partial.grow(int(asked["room"]))}
         self._asked = time.time()
         self._folder, self._token = bool(asked["folder"]), str(asked["token"])
         self._total = None if asked["size"] is None else int(asked["size"])
@@ -158,7 +155,7 @@ class _Transfer:
             self._there = self._cache.use(self._known.sha256, self._check)
             if self._there is not None:
                 return {}
-        need = _STEP if self._total is None else self._total
+        need = self._total or 0  # where it does not say, room is made as it comes
         self._partial = self._cache.begin(need, self._check)
         self._moved(self._source.shown, Moved(done=0, total=self._total))
         return {"into": str(self._partial.data), "room": need}

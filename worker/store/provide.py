@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from worker.store.policy import Policy
 from worker.store.refusals import NoRoom
 from worker.store.send import Waiting
 from worker.store.sources import parse
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,8 +90,11 @@ class Store:
         return Provided(data=data, code=code)
 
     def sweep(self) -> None:
-        """Remove what processes that died left half done."""
-        self._cache.sweep()
+        """Remove what processes that died left half done. Never raises: it is a courtesy."""
+        try:
+            self._cache.sweep()
+        except OSError as error:
+            log.warning("cache.unswept error=%s", error)
 
 
 def _close(code: Code | None) -> None:

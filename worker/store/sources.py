@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from worker.store.refusals import DataRefused
 
@@ -83,8 +83,8 @@ def masked(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url.partition(":")[0] + ":…"
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", "")) or url.partition("?")[0]
+    slashes = "//" if url.startswith(f"{parts.scheme}://") else ""
+    return f"{parts.scheme}:{slashes}{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _check_file(field: str, url: str, shown: str) -> None:

@@ -14,8 +14,6 @@ from typing import Any, BinaryIO, Final
 from worker.store.trees import TooMuch
 
 _EVERY_S: Final = 0.2
-_STEP: Final = 64 << 20
-"""Bytes that room is asked for at a time, where the whole is not known."""
 
 
 class Unavailable(Exception):
@@ -51,10 +49,9 @@ class Talk:
     def at(self, total: int) -> None:
         """``total`` bytes are about to have been written; asks for room where that is too much."""
         if total > self._room:
-            wanted = total + _STEP
-            self._room = int(self.ask({"room": wanted})["room"])
+            self._room = int(self.ask({"room": total})["room"])
             if total > self._room:
-                raise TooMuch(f"no room for {wanted} bytes")
+                raise TooMuch(f"no room for {total} bytes")
         self.moved(total)
 
     def moved(self, total: int) -> None:
