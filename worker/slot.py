@@ -29,6 +29,8 @@ from worker.orders import Orders
 from worker.parts import NodeParts, Place
 from worker.runtimes import runtime
 from worker.sandbox.policy import sandbox_classes
+from worker.store.policy import Policy
+from worker.store.provide import Store
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -139,6 +141,7 @@ class SlotProcess:
             place=Place(node=self._config.node.name, slot=self.name, host=self._host),
         )
         end_leftovers(parts)
+        Store(Policy.of(self._config)).sweep()
         native.prepare(None, lambda detail: None)  # the zygote is warm before the first job
         self._native = native
         executor.bind(_Interruptible(Supervisor(parts)))
