@@ -214,7 +214,7 @@ class Reaper:
     def _push_missing(self, queue: str) -> None:
         client = self._records.client
         clock = client.time()
-        before = clock[0] * 1000 - round(self._lost_after * 1000)
+        before = clock[0] * 1000 + clock[1] // 1000 - round(self._lost_after * 1000)
         waiting: dict[str, float] = dict(
             client.zrangebyscore(self._keys.waiting(queue), "-inf", before, withscores=True)  # type: ignore[arg-type]  # decoded pairs
         )
