@@ -2,7 +2,7 @@
 
 Fault                 what went wrong, for the one who reads `complete`
 ├── JobFault          the job is at fault: its definition, its options or its data
-└── MissingPackage    this environment lacks a package
+└── EnvironmentLacks    this environment lacks a package
 Terminated            SIGTERM; no Exception, or a library might swallow it
 """
 
@@ -19,8 +19,8 @@ class Exit(IntEnum):
     """A fault of the runner or of a library; the traceback is on stderr."""
     JOB = 2
     """The job is at fault: what `complete` says must be changed in it."""
-    MISSING_PACKAGE = 3
-    """The environment lacks a package; `complete` names it."""
+    ENVIRONMENT = 3
+    """The environment lacks a package or a GPU; `complete` names it."""
     MEMORY = 4
     """Memory of the host or the GPU was not enough."""
     TERMINATED = 143
@@ -39,10 +39,10 @@ class JobFault(Fault):
     exit = Exit.JOB
 
 
-class MissingPackage(Fault):
-    """This environment lacks a package."""
+class EnvironmentLacks(Fault):
+    """This environment lacks a package or a GPU."""
 
-    exit = Exit.MISSING_PACKAGE
+    exit = Exit.ENVIRONMENT
 
 
 class Terminated(BaseException):

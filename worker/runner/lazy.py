@@ -1,7 +1,7 @@
 """Packages that are loaded when they are first used.
 
 `np` and `torch` can be imported from here by every module, and cost nothing until then. A package
-that is not there is a `MissingPackage` that says what to install.
+that is not there is a `EnvironmentLacks` that says what to install.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from worker.runner.faults import MissingPackage
+from worker.runner.faults import EnvironmentLacks
 
 __all__ = ["Array", "installed", "need", "np", "torch"]
 
 
 def need(module: str, *, package: str = "", why: str = "the built-in runner") -> Any:
-    """Import ``module``. Raises MissingPackage: ``why`` says what needs ``package``."""
+    """Import ``module``. Raises EnvironmentLacks: ``why`` says what needs ``package``."""
     package = package or module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         name = package if (error.name or "") in module else (error.name or package)
-        raise MissingPackage(
+        raise EnvironmentLacks(
             f"{why} needs {name}, and {sys.executable} does not have it; "
             f"pip install {name}, or choose an image that has it"
         ) from None
     except (ImportError, OSError) as error:  # it is there, and a library of it is not
-        raise MissingPackage(f"{why} needs {package}, which cannot be loaded: {error}") from None
+        raise EnvironmentLacks(f"{why} needs {package}, which cannot be loaded: {error}") from None
 
 
 def installed(module: str) -> bool:

@@ -18,7 +18,7 @@ _SETS: Final = {
 
 
 def load(name: str) -> Raw:
-    """The data set of that name. Raises JobFault, MissingPackage."""
+    """The data set of that name. Raises JobFault, EnvironmentLacks."""
     known = {one.replace("_", ""): one for one in _SETS}
     found = known.get(name.replace("_", "").replace("-", ""))
     if found is None:
@@ -30,7 +30,7 @@ def load(name: str) -> Raw:
         x=np.asarray(bunch.data, dtype=np.float32),
         y=np.asarray(bunch.target, dtype=np.int64 if classes else np.float32),
         suggested=_SETS[found],
-        classes=tuple(str(one) for one in bunch.target_names) if classes else None,
+        classes=tuple(np.asarray(bunch.target_names).tolist()) if classes else None,
         features=tuple(str(one) for one in bunch.feature_names),
         target="target",
     )

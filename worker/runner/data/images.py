@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 def load_images(folder: Path, *, size: Size | None, color: str) -> Raw:
-    """All images, each scaled to ``size``. Raises JobFault, MissingPackage (Pillow)."""
+    """All images, each scaled to ``size``. Raises JobFault, EnvironmentLacks (Pillow)."""
     parts = {one.name.lower(): one for one in folder.iterdir() if one.is_dir()}
     held = next((parts[name] for name in _HELD_OUT if name in parts), None)
     if "train" in parts and held is not None:

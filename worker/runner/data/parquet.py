@@ -12,7 +12,7 @@ from worker.runner.lazy import Array, need, np
 
 
 def load_parquet(path: Path, wanted: Wanted) -> Raw:
-    """A Parquet file. Raises JobFault, MissingPackage."""
+    """A Parquet file. Raises JobFault, EnvironmentLacks."""
     why = f"the Parquet file {path.name}"
     parquet = need("pyarrow.parquet", package="pyarrow", why=why)
     arrow = need("pyarrow", why=why)

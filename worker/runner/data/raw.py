@@ -17,7 +17,7 @@ class Raw:
     """(samples,) or (samples, targets): numbers, or texts."""
     suggested: str | None = None
     """The task, if the source leaves no doubt."""
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str | int, ...] | None = None
     """The names of the classes 0, 1, … that ``y`` has, where the source names them."""
     features: tuple[str, ...] = ()
     target: str = ""

@@ -22,7 +22,7 @@ _KNOWN: Final = (*_TABLES, ".npz")
 
 
 def load(uri: str, data: Path | None, options: Options) -> Raw:
-    """The data of a job. ``data``: where the node has put them. Raises JobFault, MissingPackage."""
+    """A job's data. ``data``: where the node has put them. Raises JobFault, EnvironmentLacks."""
     if uri.startswith("builtin:"):
         return builtin.load(uri.removeprefix("builtin:").partition("#")[0])
     if data is None:

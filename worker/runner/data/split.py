@@ -51,7 +51,7 @@ class Split:
 def load_split(
     job: JobSpec, data: Path | None, options: Options, definition: tuple[Layer, ...]
 ) -> Split:
-    """A job's samples. Raises JobFault, MissingPackage."""
+    """A job's samples. Raises JobFault, EnvironmentLacks."""
     raw = source.load(job.dataset_uri, data, options)
     task = head.decide_task(
         said=options.task, loss=job.loss, suggested=raw.suggested, layers=definition
@@ -76,7 +76,7 @@ def held_out(config: Mapping[str, Any], data: Path | None = None) -> tuple[Array
     """The samples that a job with this configuration holds out, as its data have them.
 
     Unscaled, with the names of the classes or the numbers: what `load_model` takes and predicts.
-    ``data``: where the data lie, None for builtin sets. Raises JobFault, MissingPackage.
+    ``data``: where the data lie, None for builtin sets. Raises JobFault, EnvironmentLacks.
     """
     job = job_spec(config)
     options = parse_options(job.hyperparameters, job.optimizer)

@@ -1,26 +1,35 @@
-"""Which trainer a job gets."""
+"""Which trainer a job gets: PyTorch where it is installed, else scikit-learn."""
 
 from __future__ import annotations
 
-from worker.runner.faults import JobFault, MissingPackage
+from worker.runner.faults import EnvironmentLacks
 from worker.runner.lazy import installed
 from worker.runner.trainers.base import Plan, Trainer
 
 
 def choose(wanted: str) -> str:
-    """``sklearn``, for what ``hyperparameters.trainer`` says. Raises MissingPackage, JobFault."""
-    if wanted == "pytorch":
-        raise JobFault("hyperparameters: trainer pytorch is not there yet")
-    if wanted == "sklearn" or installed("sklearn"):
+    """``pytorch`` or ``sklearn``, for what ``hyperparameters.trainer`` says.
+
+    Raises EnvironmentLacks.
+    """
+    if wanted != "auto":
+        return wanted
+    if installed("torch"):
+        return "pytorch"
+    if installed("sklearn"):
         return "sklearn"
-    raise MissingPackage(
-        "a model_definition needs scikit-learn, and this environment does not have it; "
-        "pip install scikit-learn, or choose an image that has it"
+    raise EnvironmentLacks(
+        "a model_definition needs PyTorch or scikit-learn, and this environment has neither; "
+        "pip install torch or scikit-learn, or choose an image that has it"
     )
 
 
 def make(name: str, plan: Plan) -> Trainer:
-    """The trainer. Raises JobFault: it cannot express the model; MissingPackage."""
+    """The trainer. Raises JobFault: it cannot express the model; EnvironmentLacks."""
+    if name == "pytorch":
+        from worker.runner.trainers.pytorch import TorchTrainer
+
+        return TorchTrainer(plan)
     from worker.runner.trainers.sklearn import SklearnTrainer
 
     return SklearnTrainer(plan)

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from worker.runner.faults import MissingPackage
+from worker.runner.faults import EnvironmentLacks
 from worker.runner.lazy import Array, need, np
 
 _REPLACED: Final = ("_forward_pass", "_compute_loss_grad")
 
 
 def masked(name: str) -> Any:
-    """The class `MLPClassifier` or `MLPRegressor` with both. Raises MissingPackage.
+    """The class `MLPClassifier` or `MLPRegressor` with both. Raises EnvironmentLacks.
 
     Its objects need the attributes ``rates`` (Dropout of what goes into each layer), ``random``
     (a numpy Generator) and ``right`` (a count) before they are trained.
@@ -74,7 +74,7 @@ def _check(base: Any, functions: Any) -> None:
     lacks = [one for one in _REPLACED if not hasattr(base, one)]
     if lacks or not hasattr(functions, "ACTIVATIONS"):
         version = need("sklearn", package="scikit-learn").__version__
-        raise MissingPackage(
+        raise EnvironmentLacks(
             f"scikit-learn {version} cannot be used to train: it lacks "
             f"{', '.join(lacks) or 'ACTIVATIONS'}; install 1.5 to 1.9, or PyTorch"
         )

@@ -22,7 +22,7 @@ class SklearnTrainer:
     batches_per_step = 16  # a call has costs of its own; SIGTERM waits for the end of one
 
     def __init__(self, plan: Plan) -> None:
-        """Raises JobFault: scikit-learn cannot express it; MissingPackage."""
+        """Raises JobFault: scikit-learn cannot express it; EnvironmentLacks."""
         self._plan = plan
         self._shape = express(plan)
         self.about = f"scikit-learn {need('sklearn', package='scikit-learn').__version__} on cpu"

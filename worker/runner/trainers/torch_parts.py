@@ -1,0 +1,97 @@
+"""What surrounds a PyTorch model: its device, optimizer and loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from worker.runner.faults import EnvironmentLacks
+from worker.runner.lazy import torch
+from worker.runner.options import Optimizer
+
+
+def make_repeatable() -> None:
+    """The same seed gives the same weights on the same kind of device; some of it is slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.backends.cudnn.benchmark = False
+    # an operation that has no repeatable form is said in the log, and done all the same
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def device_for(wanted: str) -> Any:
+    """The device that a job gets. Raises EnvironmentLacks: it must have a GPU, and there is none.
+
+    ROCm's GPUs are called cuda by PyTorch, too.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    kind = "rocm" if torch.version.hip else "cuda"
+    if torch.cuda.is_available() and wanted in ("any", kind):
+        return torch.device("cuda", 0)
+    if wanted == "any":
+        return torch.device("cpu")
+    built = torch.version.hip or torch.version.cuda
+    raise EnvironmentLacks(
+        f"required_device is {wanted}, and PyTorch {torch.__version__} sees no such GPU "
+        f"(it was built for {kind + ' ' + built if built else 'CPUs only'})"
+    )
+
+
+def make_optimizer(optimizer: Optimizer, parameters: list[Any]) -> Any:
+    """PyTorch's optimizer of that kind."""
+    options = dict(optimizer.options)
+    common = {"lr": optimizer.rate, "weight_decay": options.pop("weight_decay")}
+    match optimizer.kind:
+        case "adam" | "adamw":
+            kind = torch.optim.Adam if optimizer.kind == "adam" else torch.optim.AdamW
+            betas = (options["beta_1"], options["beta_2"])
+            return kind(parameters, betas=betas, eps=options["epsilon"], **common)
+        case "rmsprop":
+            return torch.optim.RMSprop(
+                parameters,
+                alpha=options["alpha"],
+                momentum=options["momentum"],
+                eps=options["epsilon"],
+                **common,
+            )
+        case _:
+            return torch.optim.SGD(
+                parameters, momentum=options["momentum"], nesterov=options["nesterov"], **common
+            )
+
+
+def make_loss(loss: str) -> Callable[[Any, Any], Any]:
+    """The mean loss of a batch. Softmax and Sigmoid are inside, where they belong to it."""
+    functions = torch.nn.functional
+    match loss:
+        case "cross_entropy":
+            return functions.cross_entropy  # type: ignore[no-any-return]  # PyTorch is untyped here
+        case "bce":
+            return lambda made, y: functions.binary_cross_entropy_with_logits(
+                made[:, 0], y.to(made.dtype)
+            )
+        case "mae":
+            return functions.l1_loss  # type: ignore[no-any-return]  # as above
+        case _:
+            return functions.mse_loss  # type: ignore[no-any-return]  # as above
+
+
+def optimizer_tensors(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's state as named tensors; copies on the host."""
+    return {
+        f"optimizer.{number}.{name}": torch.as_tensor(value).detach().cpu().clone()
+        for number, of_one in optimizer.state_dict()["state"].items()
+        for name, value in of_one.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: Any, tensors: dict[str, Any]) -> None:
+    """Go on from `optimizer_tensors`. Raises ValueError: they are of another model."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        _, number, name = key.split(".", 2)
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
