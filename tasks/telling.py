@@ -78,4 +78,5 @@ def _request(job_id: str, kombu_message: str) -> Context:
         embed = dict(found or {})
     except (ValueError, KeyError, TypeError):
         log.warning("telling.unreadable job=%s", job_id)
-    return Context({**headers, "id": job_id, "args": args, "kwargs": {}, **embed})
+    given = {"id": job_id, "args": args, "kwargs": {}, "delivery_info": {}}
+    return Context({**headers, **given, **embed})
