@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
+from worker.keeper import procfs
 
 pytestmark = pytest.mark.integration
 
@@ -102,6 +104,41 @@ def test_a_script_with_its_data_by_url(cluster: Cluster, server: Server, tmp_pat
     fetched = [one for one in events if isinstance(one, Fetching) and one.source.endswith(".csv")]
     assert fetched[0] == Fetching(source=f"{server.url}/rows.csv", done=0, total=400)
     assert fetched[-1].done == 400
+
+
+def test_a_running_job_keeps_its_data(cluster: Cluster, server: Server, tmp_path: Path) -> None:
+    """By its keeper, so also where the worker that fetched them is gone."""
+    server.pages["/kept"] = Page(b"kept")
+    go = tmp_path / "go"
+    job = cluster.shell(
+        f'until [ -e {go} ]; do sleep 0.05; done; cat "$CYXWIZ_DATA"',
+        dataset_uri=f"{server.url}/kept",
+    )
+    cluster.wait_state(job, JobState.RUNNING)
+    cache = cluster.node.paths.state_dir / "cache"
+    [user] = [
+        path
+        for path in cache.glob("entries/*/users/*")
+        if (path.parents[1] / "data" / "kept").exists()
+    ]
+    wait_until(lambda: len(holders(user)) == 2, what="the keeper and the job alone to hold it")
+    assert cluster.node.pool_child("cpu0") not in holders(user)
+    assert cluster.node.pool_child("cpu1") not in holders(user)
+    go.touch()
+    assert cluster.logged(job) == ["kept"]
+    wait_until(lambda: not holders(user), what="nobody to hold it")
+
+
+def holders(path: Path) -> list[int]:
+    """The processes that have it open, the job's children left out."""
+    found = []
+    for pid in procfs.pids():
+        comm = procfs.read_bytes(f"/proc/{pid}/comm") or b""
+        with contextlib.suppress(OSError):
+            opened = {fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()}
+            if path in opened and comm.strip() != b"sleep":
+                found.append(pid)
+    return found
 
 
 def test_data_larger_than_the_cache_are_handed_back(cluster: Cluster, server: Server) -> None:
