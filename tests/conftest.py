@@ -40,8 +40,10 @@ os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMP)
 _SERVER = RedisServer(directory=_TEMP / "redis")
 atexit.register(_SERVER.close)
 
+_TOOLS = {"CYXWIZ_TORCH_PYTHON"}  # says where a Python with PyTorch is, and sets no node up
 for _name in [name for name in os.environ if name.startswith("CYXWIZ_")]:
-    del os.environ[_name]  # what a developer has set for real nodes is not for tests
+    if _name not in _TOOLS:
+        del os.environ[_name]  # what a developer has set for real nodes is not for tests
 os.environ["CYXWIZ_REDIS_URL"] = _SERVER.url
 
 
