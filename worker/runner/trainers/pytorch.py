@@ -35,11 +35,11 @@ class TorchTrainer:
         """Raises EnvironmentLacks: no PyTorch, or not the device that is needed."""
         need("torch", why="the trainer")
         self._plan = plan
-        if plan.repeatable:
-            make_repeatable()
         self._device = device_for(plan.device)
+        if plan.repeatable:
+            make_repeatable(self._device)
         self.about = f"PyTorch {torch.__version__} on {_name(self._device)}"
-        torch.manual_seed(_seed(plan.seed, _INIT))
+        self._reseed(_INIT)
         self._pieces = [build(one) for one in plan.model.layers]
         self._modules = torch.nn.ModuleDict(
             {str(one.layer.index): one.module for one in self._pieces if one.module is not None}
@@ -69,7 +69,7 @@ class TorchTrainer:
         if len(indexes) == 1 and not self._alone:
             return  # one sample has no variance, so BatchNorm cannot be trained with it
         if self._random:
-            torch.manual_seed(_seed(self._plan.seed, _DROPOUT, self._epoch, step))
+            self._reseed(_DROPOUT, self._epoch, step)
         x, y = self._batch(indexes)
         self._modules.train()
         self._optimizer.zero_grad(set_to_none=True)
@@ -142,6 +142,14 @@ class TorchTrainer:
         self._right.fill_(state.values["right"])
         self._count = state.values["count"]
 
+    def _reseed(self, *parts: int) -> None:
+        # torch.manual_seed would keep a stack trace of each call until CUDA is used
+        words = np.random.SeedSequence([self._plan.seed, *parts]).generate_state(1, np.uint64)
+        seed = int(words[0] >> np.uint64(1))
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def _half_precision(self) -> Any:
         """The type that mixed precision computes in; None: all is done in full."""
         if not self._plan.mixed_precision:
@@ -177,10 +185,6 @@ def _through(pieces: list[Piece], x: Any) -> Any:
 
 def _chosen(made: Any, loss: str) -> Any:
     return (made[:, 0] > 0).long() if loss == "bce" else made.argmax(dim=1)
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _name(device: Any) -> str:

@@ -11,8 +11,10 @@ from worker.runner.lazy import torch
 from worker.runner.options import Optimizer
 
 
-def make_repeatable() -> None:
+def make_repeatable(device: Any) -> None:
     """The same seed gives the same weights on the same kind of device; some of it is slower."""
+    if device.type == "cpu":
+        return  # it is so anyhow, and asking for it loads PyTorch's compiler, which takes seconds
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.backends.cudnn.benchmark = False
     # an operation that has no repeatable form is said in the log, and done all the same
