@@ -311,7 +311,10 @@ def to_json(envelope: Envelope) -> str:
 
 def decode(text: str) -> Envelope:
     """Read an envelope. Raises ValueError: no JSON object, another version, fields missing."""
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("an event is not nested so deep") from None
     if not isinstance(found, dict):
         raise ValueError("an event is a JSON object")
     if found.get("v") != VERSION:

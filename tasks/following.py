@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any, Final
 
 import redis
@@ -32,7 +32,7 @@ def follow(
     settings: Settings | None = None,
     timeout: float | None = None,
     reconnect_for: float = 300.0,
-) -> Iterator[Envelope]:
+) -> Generator[Envelope, None, None]:
     """The job's events, from its first to its end.
 
     ``timeout``: seconds of following, then TimeoutError. ``reconnect_for``: seconds for which a
@@ -59,7 +59,7 @@ async def follow_async(
     settings: Settings | None = None,
     timeout: float | None = None,
     reconnect_for: float = 300.0,
-) -> AsyncIterator[Envelope]:
+) -> AsyncGenerator[Envelope, None]:
     """As `follow`, for asyncio."""
     hub = Settings.from_env() if settings is None else settings
     sequence, patience = Sequence(job_id), _Patience(timeout, reconnect_for)

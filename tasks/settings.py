@@ -104,7 +104,11 @@ class Settings:
         return _with_scheme(self.redis_url, "unix") if self.on_socket else self.redis_url
 
     def _options(self, timeout: float | None) -> dict[str, Any]:
-        common: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": _CONNECT_S}
+        common: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": _CONNECT_S,
+            "encoding_errors": "replace",  # anybody may publish anything on a channel
+        }
         return common if self.on_socket else {**common, "socket_keepalive": True}
 
     def check(self) -> None:
