@@ -81,11 +81,12 @@ def test_three_processes_fetch_it_once(server: Server, start: Callable[..., Slot
     assert server.asked["GET /a"] == 1
 
 
+@pytest.mark.parametrize("after", [10, MIB + 10])
 def test_kill_9_in_the_middle_of_a_fetch(
-    server: Server, start: Callable[..., Slot], tmp_path: Path
+    server: Server, start: Callable[..., Slot], tmp_path: Path, after: int
 ) -> None:
     content = os.urandom(2 * MIB)
-    server.pages["/a"] = page = Page(content, hold_after=MIB)
+    server.pages["/a"] = page = Page(content, hold_after=after)
     first, second = start(f"{server.url}/a"), start(f"{server.url}/a")
     assert page.held.wait(20)
     wait_until(lambda: first.errands() or second.errands(), what="the errand")
