@@ -103,6 +103,8 @@ def _by_limit(evidence: Evidence) -> tuple[FailureReason, str] | None:
         return FailureReason.USER_ERROR, "had more processes and threads than its limit"
     if exit_.cause is StopCause.OUTPUT:
         return FailureReason.OUTPUT_TOO_LARGE, "wrote more output than the node keeps of a job"
+    if exit_.cause is StopCause.ENGINE and exit_.code != 0:
+        return FailureReason.ENGINE_ERROR, "the container engine went away and took it along"
     if exit_.cause in (StopCause.DEADLINE, StopCause.ABANDONED, StopCause.FENCED):
         return FailureReason.NODE_LOST, f"was stopped by the node ({exit_.cause})"
     return None

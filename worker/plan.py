@@ -99,6 +99,8 @@ class StopCause(StrEnum):
     PIDS = "pids"
     OUTPUT = "output"
     """The cap on output or checkpoints."""
+    ENGINE = "engine"
+    """The container engine went away, and the container ended meanwhile or is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

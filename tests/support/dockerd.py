@@ -48,14 +48,21 @@ class Dockerd:
         *,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        own_containerd: bool = False,
     ) -> None:
-        """Nothing is started yet. ``options``: more of dockerd's, such as ``--live-restore``."""
+        """Nothing is started yet. ``options``: more of dockerd's, such as ``--live-restore``.
+
+        ``own_containerd``: beside it rather than below it, as distributions run it, so that it
+        outlives a dockerd that is killed.
+        """
         self._own = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cyx-dockerd-"))
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket = self.directory / "docker.sock"
         self._options = tuple(options)
         self._env = {**os.environ, **(env or {})}
+        self._own_containerd = own_containerd
+        self._containerd: subprocess.Popen[bytes] | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -88,12 +95,36 @@ class Dockerd:
             *_NO_NETWORK,
             *self._options,
         ]
+        if self._own_containerd:
+            command.append(f"--containerd={self._start_containerd()}")
         with (place / "dockerd.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
             )
         wait_until(self._answers, timeout=30, what=f"dockerd in {place}")
         return self
+
+    def _start_containerd(self) -> Path:
+        place = self.directory / "containerd"
+        socket = place / "containerd.sock"
+        if self._containerd is None:
+            place.mkdir(mode=0o700, exist_ok=True)
+            with (place / "log").open("wb") as log:
+                self._containerd = subprocess.Popen(
+                    [
+                        "containerd",
+                        f"--root={place / 'root'}",
+                        f"--state={self.directory / 'exec' / 'containerd'}",
+                        f"--address={socket}",
+                        "--log-level=warn",
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._env,
+                )
+            wait_until(socket.exists, timeout=20, what="containerd")
+        return socket
 
     def stop(self) -> None:
         """SIGTERM: it stops its containers and ends in good order."""
@@ -106,6 +137,10 @@ class Dockerd:
     def close(self) -> None:
         """End it and whatever it started, and delete its directory. Safe to call twice."""
         self.stop()
+        if self._containerd is not None:
+            self._containerd.kill()
+            self._containerd.wait()
+            self._containerd = None
         self._end_orphans()
         self._unmount()
         if self._own:
@@ -125,13 +160,18 @@ class Dockerd:
         self.process = None
 
     def _end_orphans(self) -> None:
-        """containerd and its shims, where dockerd was killed: they name our directory."""
-        mark = os.fsencode(self.directory / "exec")
+        """containerd, its shims and their containers, where dockerd was killed: the first two name
+        our directory, and the third are below the second."""
+        marks = [os.fsencode(self.directory / name) for name in ("exec", "containerd")]
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):
-                if mark in (entry / "cmdline").read_bytes():
+                line = (entry / "cmdline").read_bytes()
+                if any(mark in line for mark in marks):
+                    children = entry / "task" / entry.name / "children"
+                    for child in children.read_text().split():
+                        os.kill(int(child), signal.SIGKILL)
                     os.kill(int(entry.name), signal.SIGKILL)
 
     def _unmount(self) -> None:

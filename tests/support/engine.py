@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import subprocess
@@ -40,7 +41,9 @@ def shared() -> Path:
     with locked(directory.with_suffix(".lock")):
         if not (directory / "ready").exists():
             directory.mkdir(mode=0o700, exist_ok=True)
-            dockerd.tied(directory, _main_process())
+            guard = dockerd.tied(directory, _main_process())
+            if _main_process() == os.getpid():
+                atexit.register(_end, guard)  # with xdist it sees for itself that pytest ended
             import_base(directory / "docker.sock")
     return directory / "docker.sock"
 
@@ -76,7 +79,14 @@ def locked(path: Path) -> Iterator[None]:
 
 def _directory() -> Path:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:12]
-    return Path(tempfile.gettempdir()) / f"cyx-engine-{run}"
+    # not this process's own directory for temporary files: the others must find it
+    root = os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    return Path(root) / f"cyx-engine-{run}"
+
+
+def _end(guard: subprocess.Popen[bytes]) -> None:
+    guard.terminate()
+    guard.wait(timeout=60)
 
 
 def _main_process() -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _HEAD_WITHIN: Final = 20.0
 _PIECE: Final = 1 << 16
 _FIRST_WORDS: Final = 4096
+_TAIL: Final = 1 << 16
 _ALL: Final = "stdout=1&stderr=1"
 _RETRIES: Final = 60
 _RETRY_EVERY: Final = 0.5
@@ -36,6 +37,10 @@ class Attachment:
         self._watch = watch
         self._exchange: Exchange | None = None
         self._frames = Frames(self._deliver, (0, 0))
+        self._tails = [bytearray(), bytearray()]
+        """The last that was delivered of each stream."""
+        self._known = [b"", b""]
+        """What the engine's log will say again before it says what is new."""
         self._finished = False
         self._tries = 0
         self._retry_at = math.inf
@@ -106,7 +111,11 @@ class Attachment:
         self._close()
         url = f"{self._base}/logs?{_ALL}&follow={int(follow)}"
         self._exchange = Exchange(self._socket, "GET", url)
-        self._frames = Frames(self._deliver, (self._spools[0].end, self._spools[1].end))
+        self._known = [bytes(tail[-_TAIL:]) for tail in self._tails]
+        before = [
+            spool.end - len(known) for spool, known in zip(self._spools, self._known, strict=True)
+        ]
+        self._frames = Frames(self._recognise, (before[0], before[1]))
         self.broken = False
 
     def _room(self) -> int:
@@ -150,7 +159,23 @@ class Attachment:
             self._exchange.close()
             self._exchange = None
 
+    def _recognise(self, stream: int, data: bytes) -> None:
+        """Pass on what is new. An engine that was killed may not have logged the last that it
+        showed us: then what comes next stands where that should be."""
+        known = self._known[stream]
+        if known:
+            pairs = enumerate(zip(known, data, strict=False))
+            same = next((at for at, (old, new) in pairs if old != new), min(len(known), len(data)))
+            self._known[stream] = known[same:] if same == len(data) else b""
+            data = data[same:]
+        if data:
+            self._deliver(stream, data)
+
     def _deliver(self, stream: int, data: bytes) -> None:
+        tail = self._tails[stream]
+        tail += data[-_TAIL:]
+        if len(tail) > 4 * _TAIL:
+            del tail[:-_TAIL]
         if stream == 1 and len(self.first_words) < _FIRST_WORDS:
             self.first_words += data[: _FIRST_WORDS - len(self.first_words)]
         self._spools[stream].append(data)

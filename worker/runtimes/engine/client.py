@@ -133,6 +133,8 @@ class EngineClient:
                     f"user {os.geteuid()} may not use it: add the node's user to the socket's "
                     "group (for Docker's: usermod -aG docker USER, and log in anew)"
                 )
+            case ConnectionResetError():
+                why = "what listens there is no container engine"
             case ConnectionRefusedError():
                 why = "nobody listens there: the engine is not running"
             case _:
