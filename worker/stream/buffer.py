@@ -52,12 +52,49 @@ class Entry:
     state: JobState | None = None
     merged: int = 0
     """How many of the job's own gave way to this one, beside those that it counts itself."""
+    lines: deque[str] | None = None
+    """Of a log event that others joined: all lines. A new event for each would cost as much as
+    all the lines before it."""
+    chars: int = -1
+    """About how many characters it holds; -1: not counted yet."""
 
     def said(self) -> Event:
-        """The event, with the count of those that it stands for."""
-        if self.merged and isinstance(self.event, Progress | Checkpoint):
-            return replace(self.event, coalesced=self.event.coalesced + self.merged)
-        return self.event
+        """The event, with what joined it and the count of those that it stands for."""
+        event, merged = self.event, self.merged
+        if self.lines is not None and isinstance(event, Log):
+            return replace(event, lines=tuple(self.lines), dropped=event.dropped + merged)
+        if merged and isinstance(event, Progress | Checkpoint):
+            return replace(event, coalesced=event.coalesced + merged)
+        return event
+
+    @property
+    def size(self) -> int:
+        """About how many characters it holds."""
+        if self.chars < 0:
+            self.chars = size(self.event)
+        return self.chars
+
+    def join(self, more: Log) -> int:
+        """Add the lines of another log event; returns how many of the oldest had to go."""
+        if self.lines is None:
+            assert isinstance(self.event, Log)  # noqa: S101 - entries are found by their kind
+            self.lines = deque(self.event.lines)
+        self.chars = self.size + size(more) - _PER_EVENT
+        self.lines += more.lines
+        gone = 0
+        while len(self.lines) > LOG_LINES or self.chars > LOG_CHARS:
+            self.chars -= len(self.lines.popleft()) + _PER_LINE
+            gone += 1
+        self.merged += gone + more.dropped
+        return gone
+
+    def has_room(self, event: Event) -> bool:
+        """Whether nothing that people would read is dropped if the other one joins it."""
+        if isinstance(event, Log) and isinstance(self.event, Log):
+            count = len(self.event.lines if self.lines is None else self.lines)
+            fits = count + len(event.lines) <= LOG_LINES
+            return fits and self.size + size(event) <= LOG_CHARS
+        return True
 
 
 class Buffer:
@@ -76,7 +113,7 @@ class Buffer:
     def put(self, entry: Entry) -> None:
         """Keep it for sure."""
         self._entries.append(entry)
-        self.chars += size(entry.event)
+        self.chars += entry.size
         kind = _kind(entry.event)
         if kind:
             self._newest[kind] = entry
@@ -89,14 +126,15 @@ class Buffer:
         self._stats.offered += weight(event)
         waiting = self._newest.get(_kind(event))
         full = len(self._entries) >= HIGH or self.chars >= HIGH_CHARS
-        if waiting is None or not (full or (loud and _has_room(waiting.event, event))):
+        if waiting is None or not (full or (loud and waiting.has_room(event))):
             self.put(Entry(event))
         elif isinstance(event, Log):
-            self.chars -= size(waiting.event)
-            waiting.event = self._joined(waiting.event, event)
-            self.chars += size(waiting.event)
+            before = waiting.size
+            self._stats.coalesced += waiting.join(event)
+            self.chars += waiting.size - before
         else:
-            self.chars += size(event) - size(waiting.event)
+            before, waiting.chars = waiting.size, size(event)
+            self.chars += waiting.chars - before
             self._stats.coalesced += 1
             waiting.event = event  # the count is put in once, when it is sent
             waiting.merged += 1
@@ -107,7 +145,7 @@ class Buffer:
         chars = 0
         while self._entries and len(batch) < BATCH:
             entry = self._entries[0]
-            chars += size(entry.event)
+            chars += entry.size
             if batch and chars > BATCH_CHARS:
                 break
             batch.append(self._pop())
@@ -121,32 +159,12 @@ class Buffer:
 
     def _pop(self) -> Entry:
         entry = self._entries.popleft()
-        self.chars -= size(entry.event)
+        self.chars -= entry.size
+        entry.event, entry.lines, entry.merged = entry.said(), None, 0
         kind = _kind(entry.event)
         if self._newest.get(kind) is entry:
             del self._newest[kind]
         return entry
-
-    def _joined(self, old: Event, new: Log) -> Log:
-        """The lines of both, but for the oldest beyond what one event may keep."""
-        assert isinstance(old, Log)  # noqa: S101 - entries are found by their kind
-        lines = (*old.lines, *new.lines)
-        kept, chars = len(lines), 0
-        while kept and len(lines) - kept < LOG_LINES:
-            chars += len(lines[kept - 1])
-            if chars > LOG_CHARS:
-                break
-            kept -= 1
-        self._stats.coalesced += kept
-        return replace(old, lines=lines[kept:], dropped=old.dropped + new.dropped + kept)
-
-
-def _has_room(waiting: Event, event: Event) -> bool:
-    """Whether nothing that people would read is dropped if the two become one."""
-    if isinstance(waiting, Log) and isinstance(event, Log):
-        fits = len(waiting.lines) + len(event.lines) <= LOG_LINES
-        return fits and size(waiting) + size(event) <= LOG_CHARS
-    return True
 
 
 def weight(event: Event) -> int:

@@ -26,7 +26,7 @@ def full() -> Buffer:
 
 
 def waiting(buffer: Buffer) -> list[Event]:
-    return [entry.event for entry in buffer.take_all()]
+    return [entry.said() for entry in buffer.take_all()]
 
 
 def test_below_the_mark_everything_is_kept_in_order() -> None:
