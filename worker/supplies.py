@@ -12,6 +12,7 @@ from tasks import events
 from tasks.job import JobConfig
 from tasks.state import FailureReason, JobState
 from worker.config import NodeConfig
+from worker.node.paths import NodePaths
 from worker.outcome import Outcome
 from worker.plan import AttemptId
 from worker.store.artifacts import Collected, collect
@@ -75,8 +76,8 @@ class Supplies:
                 return collect(
                     output, place, most_bytes=policy.output_bytes, keep_free=policy.keep_free
                 )
-            # outside the job's own directories: what is sent is what was hashed
-            staging = self._state_dir / "artifacts" / f".{self._attempt}.sending"
+            # what a kill leaves of it goes with the job's directory
+            staging = NodePaths(state_dir=self._state_dir).job(self._attempt.job_id) / "sending"
             kept = collect(
                 output, staging, most_bytes=policy.output_bytes, keep_free=policy.keep_free
             )
