@@ -14,7 +14,7 @@ import redis
 from tasks.errors import KeeperError, LeaseLost
 from tasks.events import Retrying
 from tasks.record import Lease, tagged
-from tasks.state import FailureReason
+from tasks.state import FailureReason, JobState
 from worker.keeper import lock
 from worker.keeper.settle import settle
 from worker.lease import recall
@@ -41,8 +41,12 @@ def end_leftovers(parts: NodeParts) -> None:
         if directory.exists():
             settle(directory)
         shutil.rmtree(parts.paths.work / name, ignore_errors=True)
-        if lease is not None:
-            _give_back(parts, lease)
+        if lease is None:
+            continue
+        place = parts.paths.job(lease.job_id)
+        shutil.rmtree(place / f"output-{lease.fence}", ignore_errors=True)
+        if _give_back(parts, lease) is not JobState.QUEUED:
+            shutil.rmtree(place, ignore_errors=True)  # no attempt will want its checkpoints
 
 
 def _attempts_of(parts: NodeParts) -> dict[str, Lease | None]:
@@ -55,11 +59,12 @@ def _attempts_of(parts: NodeParts) -> dict[str, Lease | None]:
     return found
 
 
-def _give_back(parts: NodeParts, lease: Lease) -> None:
+def _give_back(parts: NodeParts, lease: Lease) -> JobState:
+    """The state that the job is in then; queued where that is not known."""
     message = f"the worker of slot {parts.place.slot} on {parts.place.node} died"
     reason = FailureReason.NODE_LOST
     try:
-        parts.records.requeue(
+        state = parts.records.requeue(
             lease,
             [tagged(Retrying(reason=reason, message=message))],
             reason=reason,
@@ -70,3 +75,5 @@ def _give_back(parts: NodeParts, lease: Lease) -> None:
         log.info("leftover.requeued attempt=%s", AttemptId(job_id=lease.job_id, fence=lease.fence))
     except (LeaseLost, redis.RedisError) as error:
         log.info("leftover.not_ours job=%s why=%s", lease.job_id, error)
+        return JobState.QUEUED
+    return state

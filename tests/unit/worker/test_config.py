@@ -69,7 +69,10 @@ def test_the_sample_is_the_defaults(tmp_path: Path) -> None:
         "read_only_root": True,
         "no_network": True,
         "drop_capabilities": True,
+        "tmp_noexec": True,
+        "tmp_mb": 1024,
     }
+    assert docker.auth_file is None
     assert docker.cleanup.model_dump() == {"remove_containers": True, "keep_logs_hours": 24}
     assert config.gpu.allocation is GpuAllocation.EXCLUSIVE
     assert config.gpu.memory_limit_mb == 0
@@ -96,10 +99,17 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "socket": "/x.sock",
             "registry": "r.example/y",
             "pull_policy": "never",
+            "auth_file": "/a.json",
             "preload_images": ["a:b"],
             "default_limits": {"memory_mb": 1, "cpu_cores": 1.5, "shm_size_mb": 2, "pids": 3},
             "max_limits": {"memory_mb": 4, "cpu_cores": 5.0, "shm_size_mb": 6, "pids": 7},
-            "security": {"read_only_root": False, "no_network": False, "drop_capabilities": False},
+            "security": {
+                "read_only_root": False,
+                "no_network": False,
+                "drop_capabilities": False,
+                "tmp_noexec": False,
+                "tmp_mb": 8,
+            },
             "cleanup": {"remove_containers": False, "keep_logs_hours": 0},
         },
         "podman": {"enabled": False, "socket": "/p.sock"},
@@ -159,7 +169,8 @@ def test_a_missing_file_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> 
     [
         (
             "docker:\n  enabled: true\n  pul_policy: never\n",
-            "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: cleanup, ",
+            "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: "
+            "auth_file, cleanup, ",
         ),
         ("gpu: {}\n\ndokcer: {}", "FILE:3: dokcer: unknown key; did you mean docker? allowed: d"),
         ("docker:\n  enabled: true\n  enabled: false", "FILE:3: the key enabled stands twice"),
