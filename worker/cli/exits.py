@@ -14,6 +14,7 @@ import click
 
 from tasks import errors
 from tasks.control import NotRunning
+from tasks.outputs import ArtifactUnavailable, NoArtifacts
 
 P = ParamSpec("P")
 
@@ -32,7 +33,8 @@ class ExitCode(IntEnum):
     """Redis cannot be reached."""
     UNKNOWN_JOB = 5
     CONFLICT = 6
-    """The id belongs to another job, or another node has the name or the state directory."""
+    """The id belongs to another job, or another node has the name or the state directory, or
+    another file has the name."""
     CANCELLED = 7
     """The followed job was cancelled."""
     REJECTED = 8
@@ -40,7 +42,9 @@ class ExitCode(IntEnum):
     PLATFORM = 9
     """This host cannot do it at all."""
     STATE = 10
-    """The job's state does not allow it: it has ended, or nobody runs it now."""
+    """The job's state does not allow it: it has ended, nobody runs it now, it left no files."""
+    UNAVAILABLE = 11
+    """A file that a job left cannot be fetched, or is not what its node kept."""
     INTERNAL = 70
     """A fault of this program."""
     INTERRUPTED = 130
@@ -53,6 +57,10 @@ class ExitCode(IntEnum):
 
 class WrongState(errors.CyxWizError):
     """The job's state does not allow what was asked; the message says what would."""
+
+
+class InTheWay(errors.CyxWizError):
+    """A file that is there would have to be replaced."""
 
 
 class CommandFailed(errors.CyxWizError):
@@ -77,6 +85,9 @@ _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (errors.RuntimeUnavailable, ExitCode.PLATFORM),
     (NotRunning, ExitCode.STATE),
     (WrongState, ExitCode.STATE),
+    (NoArtifacts, ExitCode.STATE),
+    (InTheWay, ExitCode.CONFLICT),
+    (ArtifactUnavailable, ExitCode.UNAVAILABLE),
     (CommandFailed, ExitCode.FAILED),
 )
 

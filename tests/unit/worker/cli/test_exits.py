@@ -11,7 +11,8 @@ import redis
 
 from tasks import errors
 from tasks.control import NotRunning
-from worker.cli.exits import CommandFailed, ExitCode, WrongState, exit_code, told
+from tasks.outputs import ArtifactUnavailable, NoArtifacts
+from worker.cli.exits import CommandFailed, ExitCode, InTheWay, WrongState, exit_code, told
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +44,9 @@ def test_the_documented_codes_are_the_codes() -> None:
         (errors.RuntimeUnavailable("x"), 9),
         (NotRunning("x"), 10),
         (WrongState("x"), 10),
+        (NoArtifacts("x"), 10),
+        (InTheWay("x"), 6),
+        (ArtifactUnavailable("x"), 11),
         (CommandFailed("x"), 1),
         (RuntimeError("x"), 70),
     ],
