@@ -24,8 +24,13 @@ from worker.plan import AttemptId
 log = logging.getLogger(__name__)
 
 
-def end_leftovers(parts: NodeParts) -> None:
-    """End every attempt of this slot and give its job back. Never raises for one that resists."""
+def end_leftovers(parts: NodeParts) -> list[str]:
+    """End every attempt of this slot and give its job back. Never raises for one that resists.
+
+    Returns the ids of the jobs that ended by it, since no attempt was left: nobody has told Celery
+    of them.
+    """
+    ended: list[str] = []
     found = _attempts_of(parts)
     for handle in parts.runtime.recover():
         if str(handle.attempt) in found:
@@ -47,6 +52,8 @@ def end_leftovers(parts: NodeParts) -> None:
         shutil.rmtree(place / f"output-{lease.fence}", ignore_errors=True)
         if _give_back(parts, lease) is not JobState.QUEUED:
             shutil.rmtree(place, ignore_errors=True)  # no attempt will want its checkpoints
+            ended.append(lease.job_id)
+    return ended
 
 
 def _attempts_of(parts: NodeParts) -> dict[str, Lease | None]:

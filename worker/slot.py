@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -140,11 +140,20 @@ class SlotProcess:
             crew=self._crew,
             place=Place(node=self._config.node.name, slot=self.name, host=self._host),
         )
-        end_leftovers(parts)
+        self._tell(end_leftovers(parts))
         Store(Policy.of(self._config)).sweep()
         native.prepare(None, lambda detail: None)  # the zygote is warm before the first job
         self._native = native
         executor.bind(_Interruptible(Supervisor(parts)))
+
+    def _tell(self, ended: Sequence[str]) -> None:
+        """Whoever waits for these jobs learns it now, not when the reaper finds out."""
+        tell = teller(self._settings)
+        for job_id in ended:
+            try:
+                tell(job_id)
+            except Exception as error:  # whatever Celery's backend raises; the reaper comes later
+                log.warning("leftover.untold job=%s error=%r", job_id, error)
 
     def leave_child(self) -> None:
         """The pool's child ends; attempts that run go on."""
