@@ -74,7 +74,7 @@ def decode(encoded: str) -> dict[str, Any]:
     except (binascii.Error, ValueError, RecursionError) as error:
         raise JobFault(f"the job's configuration is no base64 of a JSON object: {error}") from None
     if not isinstance(config, dict):
-        raise JobFault("the job's configuration is no JSON object")
+        raise JobFault("the job's configuration is no base64 of a JSON object")
     return config
 
 
