@@ -163,6 +163,9 @@ def main() -> None:
     building = verbs.add_parser("build")
     building.add_argument("--base", default=REAL_BASE, help=f"default: {REAL_BASE}")
     building.add_argument("--local-base", action="store_true", help="a base of this host's Python")
+    building.add_argument(
+        "--offline", action="store_true", help="BASE has this host's Python: wheels from here"
+    )
     building.add_argument("--requirements", type=Path, help="instead of the flavours' own")
     building.add_argument("--pip-args", default="", help="such as an index for a GPU's builds")
     building.add_argument("flavours", nargs="*", metavar="FLAVOUR", help=", ".join(FLAVOURS))
@@ -182,7 +185,7 @@ def main() -> None:
     build(
         flavours,
         base=LOCAL_BASE if given.local_base else given.base,
-        local=given.local_base,
+        local=given.local_base or given.offline,
         requirements=given.requirements,
         pip_args=given.pip_args,
     )

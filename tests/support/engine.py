@@ -19,6 +19,7 @@ import pytest
 from tests.support import dockerd
 
 BASE = "cyxwiz/local-base:latest"
+EXECUTOR = "cyxwiz/executor:cpu-latest"
 PYTHON = "/usr/local/bin/python3"
 """Where Python is in `BASE`."""
 
@@ -59,6 +60,35 @@ def import_base(socket: Path) -> None:
         repository, tag = BASE.split(":")
         client.import_image(src=str(tar), repository=repository, tag=tag)
         client.close()
+
+
+@cache
+def executor() -> str:
+    """The cpu executor image in the shared engine: built by the first that asks."""
+    socket = shared()
+    with locked(_directory().with_suffix(".lock")):
+        client = raw(socket)
+        if not client.images(EXECUTOR):
+            build_images(socket, "cpu")
+        client.close()
+    return EXECUTOR
+
+
+def build_images(socket: Path, *arguments: str) -> str:
+    """``images/build.py build`` on the local base, in the engine at ``socket``; what it said."""
+    return run_build(socket, "build", "--base", BASE, "--offline", *arguments)
+
+
+def run_build(socket: Path, *arguments: str) -> str:
+    """``images/build.py`` with the engine at ``socket``; what it said."""
+    done = subprocess.run(
+        [sys.executable, str(dockerd.REPO / "images" / "build.py"), *arguments],
+        env={**os.environ, "DOCKER_HOST": f"unix://{socket}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def raw(socket: Path) -> docker.APIClient:

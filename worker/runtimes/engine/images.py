@@ -108,7 +108,7 @@ class ImageStore:
     def clean(
         self, prefix: str, *, unused_since: Callable[[str], float], older_than: float
     ) -> list[str]:
-        """Remove images whose tag begins with ``prefix`` and that no job has used for long.
+        """Remove tags that begin with ``prefix`` from images that no job has used for long.
 
         ``unused_since``: of an image's id, when it was last used (seconds since the epoch; 0: it is
         not known, then its making counts). ``older_than``: seconds. One that a container uses
@@ -120,7 +120,7 @@ class ImageStore:
             last = unused_since(image.id) or image.created
             if now - last <= older_than:
                 continue
-            for tag in image.tags:
+            for tag in (one for one in image.tags if one.startswith(prefix)):
                 try:
                     self._manager.remove_image(tag)
                 except Conflict:
