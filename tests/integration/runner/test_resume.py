@@ -1,6 +1,6 @@
 """Checkpoints of real runs: whatever ends an attempt, the next one goes on from the last whole one.
 
-Each test runs with scikit-learn and with PyTorch.
+What concerns a trainer's own state is run with both of them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ pytestmark = pytest.mark.integration
 LAYERS = mlp(128, dropout=0.2)
 
 
-@pytest.fixture(params=["sklearn", "pytorch"])
+@pytest.fixture
 def trainer(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return str(getattr(request, "param", "sklearn"))
+
+
+both = pytest.mark.parametrize("trainer", ["sklearn", "pytorch"], indirect=True)
 
 
 @pytest.fixture
@@ -63,6 +66,7 @@ def checkpoints(place: Place) -> list[str]:
     return sorted(path.name for path in place.checkpoints.glob("*.safetensors"))
 
 
+@both
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     place: Place, other: Place, trainer: str
 ) -> None:
@@ -81,6 +85,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_been(
     same(done, other.run(config(trainer)))
 
 
+@both
 def test_sigterm_saves_and_the_next_run_goes_on_from_there(
     place: Place, other: Place, trainer: str
 ) -> None:
@@ -109,6 +114,7 @@ def _where(path: str) -> str:
     return where + (f", step {int(parts[3])}" if len(parts) > 2 else "")
 
 
+@both
 def test_sigusr1_saves_and_the_run_goes_on(place: Place, trainer: str) -> None:
     started = place.start(config(trainer, epochs=1_000_000, checkpoint_every=0))
     started.wait_said("progress", 1)

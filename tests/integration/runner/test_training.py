@@ -101,7 +101,9 @@ def houses(path: Path, *, rows: int = 400, price: str = "price") -> Path:
         table.writerow(["rooms", "area", price, "number"])
         for _ in range(rows):
             rooms, area = rng.randint(1, 8), rng.uniform(20, 200)
-            table.writerow([rooms, f"{area:.2f}", f"{area * 2000 + rooms * 9000:.1f}", rng.random()])
+            table.writerow(
+                [rooms, f"{area:.2f}", f"{area * 2000 + rooms * 9000:.1f}", rng.random()]
+            )
     return path
 
 
