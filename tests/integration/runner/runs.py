@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.runner.warm import ROOT, Forked, Warm
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[3]
 TORCH = "CYXWIZ_TORCH_PYTHON"
 
 
@@ -92,9 +92,8 @@ class Done:
 class Started:
     """A run that goes on. What it says goes to files: no pipe fills up."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     home: Path
-    code: int | None = None
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -128,6 +127,8 @@ class Place:
     home: Path
     python: str = sys.executable
     data: Path | None = None
+    warm: Warm | None = None
+    """What its runs are forked from; None: each starts cold, as on a node."""
     started: list[Started] = field(default_factory=list)
 
     @property
@@ -146,21 +147,32 @@ class Place:
             "CYXWIZ_OUTPUT": str(self.home / "output"),
             **({"CYXWIZ_DATA": str(self.data)} if self.data else {}),
         }
-        with (self.home / "stdout").open("wb") as out, (self.home / "stderr").open("wb") as err:
-            process = subprocess.Popen(
-                [self.python, "-m", "worker.runner", f"--job-config={encoded}"],
-                cwd=self.home / "scratch",
-                # one thread: the tests run beside others, and a small model gains none by two
-                env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-                | {"HOME": str(self.home / "scratch")}
-                | places
-                | env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-            )
+        out, err, cwd = (self.home / name for name in ("stdout", "stderr", "scratch"))
+        out.write_bytes(b"")
+        err.write_bytes(b"")
+        # one thread: the tests run beside others, and a small model gains none by two
+        env = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", "HOME": str(cwd), **places, **env}
+        argument = f"--job-config={encoded}"
+        process: subprocess.Popen[bytes] | Forked
+        if self.warm is not None:
+            process = Forked(self.warm, argument, cwd=cwd, env=env, out=out, err=err)
+        else:
+            process = self._cold(argument, cwd, env, out, err)
         self.started.append(Started(process, self.home))
         return self.started[-1]
+
+    def _cold(
+        self, argument: str, cwd: Path, env: Mapping[str, str], out: Path, err: Path
+    ) -> subprocess.Popen[bytes]:
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            return subprocess.Popen(
+                [self.python, "-m", "worker.runner", argument],
+                cwd=cwd,
+                env={"PYTHONPATH": str(ROOT), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
 
     def run(self, config: Mapping[str, Any] | str, **env: str) -> Done:
         """Run an attempt to its end."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.integration.runner.runs import Done, Place, job, mlp, torch_python
+from tests.integration.runner.warm import Warm
 from worker.runner import tensorfile
 from worker.runner.faults import Exit
 from worker.runner.model_file import load_model
@@ -34,8 +36,9 @@ both = pytest.mark.parametrize("trainer", ["sklearn", "pytorch"], indirect=True)
 
 
 @pytest.fixture
-def place(trainer: str, tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path / "job", **({"python": torch_python()} if trainer == "pytorch" else {}))
+def place(trainer: str, tmp_path: Path, warmed: Callable[[str], Warm]) -> Iterator[Place]:
+    python = torch_python() if trainer == "pytorch" else sys.executable
+    made = Place(tmp_path / "job", warm=warmed(python))
     yield made
     made.end()
 
@@ -43,7 +46,7 @@ def place(trainer: str, tmp_path: Path) -> Iterator[Place]:
 @pytest.fixture
 def other(place: Place, tmp_path: Path) -> Iterator[Place]:
     """For a run that nothing interrupts."""
-    made = Place(tmp_path / "other", place.python)
+    made = Place(tmp_path / "other", warm=place.warm)
     yield made
     made.end()
 

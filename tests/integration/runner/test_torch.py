@@ -35,7 +35,7 @@ CNN: list[dict[str, Any]] = [
 
 
 def test_checks(tmp_path: Path) -> None:
-    """All of `torch_checks`, in one process of a Python that has PyTorch: one costs 5 s to start."""
+    """All of `torch_checks`, in one process of a Python that has PyTorch; one is slow to start."""
     done = subprocess.run(
         [torch_python(), "-m", "tests.integration.runner.torch_checks"],
         cwd=ROOT,

@@ -45,8 +45,8 @@ def refused(done: Done, *texts: str, code: int = Exit.JOB) -> None:
     assert "Traceback" not in done.log
 
 
-def test_a_small_network_reads_digits(place: Place) -> None:
-    done = finished(place.run(DIGITS))
+def test_a_small_network_reads_digits(cold_place: Place) -> None:
+    done = finished(cold_place.run(DIGITS))
     assert done.epochs == list(range(1, 21))
     for line in done.lines:
         assert line["job_id"] == "job-1"
@@ -240,9 +240,9 @@ def test_what_the_environment_lacks_is_named(place: Place) -> None:
     refused(place.run(config), "needs torch", "pip install torch", code=Exit.ENVIRONMENT)
 
 
-def test_prints_of_a_library_do_not_reach_the_protocol(place: Place) -> None:
+def test_prints_of_a_library_do_not_reach_the_protocol(cold_place: Place) -> None:
     # when the trainer is loaded something prints, as frameworks do
-    scratch = place.home / "scratch"
+    scratch = cold_place.home / "scratch"
     scratch.mkdir(parents=True)
     (scratch / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -252,6 +252,6 @@ def test_prints_of_a_library_do_not_reach_the_protocol(place: Place) -> None:
         "sys.addaudithook(hook)\n"
     )
     path = f"{scratch}:{Path(__file__).resolve().parents[3]}"
-    done = finished(place.run({**DIGITS, "epochs": 1}, PYTHONPATH=path))
+    done = finished(cold_place.run({**DIGITS, "epochs": 1}, PYTHONPATH=path))
     for text in ("a print", "a write", "a program"):
         assert text in done.log
