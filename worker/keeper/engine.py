@@ -72,10 +72,14 @@ def connect(path: str, within: float | None) -> socket.socket:
     return connection
 
 
-def request(method: str, path: str, *, upgrade: bool = False, body: bytes = b"") -> bytes:
-    """The bytes of a request. ``body``: JSON."""
+def request(
+    method: str, path: str, *, upgrade: bool = False, body: bytes = b"", auth: str = ""
+) -> bytes:
+    """The bytes of a request. ``body``: JSON; ``auth``: a login for a registry, as engines want
+    it."""
     kind = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if upgrade else "Connection: close\r\n"
     kind += "Content-Type: application/json\r\n" if body else ""
+    kind += f"X-Registry-Auth: {auth}\r\n" if auth else ""
     kind += f"Content-Length: {len(body)}\r\n"
     head = f"{method} {path} HTTP/1.1\r\nHost: engine\r\n{kind}\r\n"
     return head.encode("ascii") + body

@@ -69,10 +69,6 @@ class EngineClient:
         self._ensure()
         return self._patient
 
-    def impatient(self, seconds: float) -> Any:
-        """… that raises when it hears nothing for so long; the caller closes it."""
-        return self._connect(seconds)
-
     def close(self) -> None:
         """Let go of all connections; a later call makes new ones."""
         with self._lock:

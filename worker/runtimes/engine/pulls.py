@@ -6,6 +6,7 @@ that one gets on, and takes what it brought.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -15,14 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
+from worker.keeper import engine
 from worker.runtimes.engine.auth import Credentials
-from worker.runtimes.engine.client import EngineClient, translated
-from worker.runtimes.engine.errors import EngineError, ImageUnavailable
+from worker.runtimes.engine.client import EngineClient
+from worker.runtimes.engine.errors import EngineError, EngineMissing, ImageUnavailable
 from worker.sandbox.references import Reference
 
 _LOOK_EVERY: Final = 0.2
 _TELL_EVERY: Final = 0.5
+_PIECE: Final = 1 << 16
 
 
 class Puller:
@@ -57,30 +61,31 @@ class Puller:
             _write(file, {"done": time.time()})
 
     def _fetch(self, image: Reference, login: Mapping[str, str], tell: _Teller) -> None:
-        client = self._client.impatient(self._silence)
+        """The client waits for ever between two words of the engine: so this is not by it."""
+        base = f"/v{self._client.version().api}/images/create"
+        query = urlencode({"fromImage": image.repository, "tag": image.version})
+        auth = base64.urlsafe_b64encode(json.dumps(dict(login)).encode()).decode()
         try:
-            with translated(f"pulling {image}"):
-                answers = client.pull(
-                    image.repository,
-                    tag=image.version,
-                    stream=True,
-                    decode=True,
-                    auth_config=dict(login),
-                )
-                for answer in answers:
-                    error = answer.get("error") or (answer.get("errorDetail") or {}).get("message")
-                    if error:
-                        raise ImageUnavailable(f"pulling {image}: {error}")
-                    tell.heard(answer)
-        except ImageUnavailable:
-            raise
-        except EngineError as error:
-            text = str(error)
-            if "timed out" in text:
-                text = f"pulling {image}: nothing moved for {self._silence:g} s"
-            raise ImageUnavailable(text) from error
+            connection = engine.connect(str(self._client.socket), self._silence)
+        except OSError as error:
+            raise EngineMissing(f"pulling {image}: {error}") from error
+        try:
+            connection.sendall(engine.request("POST", f"{base}?{query}", auth=auth))
+            reader = engine.Reader()
+            while not reader.complete:
+                reader.feed(connection.recv(_PIECE))
+                if reader.status == 200:
+                    _hear(image, reader.body, tell)
+            if reader.status != 200:
+                raise ImageUnavailable(f"pulling {image}: {reader.answer.text()}")
+        except TimeoutError:
+            raise ImageUnavailable(
+                f"pulling {image}: nothing moved for {self._silence:g} s"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise EngineError(f"pulling {image}: {error}") from error
         finally:
-            client.close()
+            connection.close()
 
     @contextmanager
     def _alone(
@@ -107,6 +112,19 @@ class Puller:
             yield fd
         finally:
             os.close(fd)
+
+
+def _hear(image: Reference, body: bytearray, tell: _Teller) -> None:
+    """Take the whole lines of what the engine has said so far. Errors stand among them."""
+    end = body.rfind(b"\n") + 1
+    lines = bytes(body[:end]).splitlines()
+    del body[:end]
+    for line in filter(None, lines):
+        answer = json.loads(line)
+        error = answer.get("error") or (answer.get("errorDetail") or {}).get("message")
+        if error:
+            raise ImageUnavailable(f"pulling {image}: {error}")
+        tell.heard(answer)
 
 
 class _Teller:
