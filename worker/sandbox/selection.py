@@ -90,11 +90,12 @@ def select_image(
     if not flavours:
         return NoImage(message=f"no image fits a driver for CUDA {cuda}: cuda11 is the oldest")
     wanted = SpecifierSet(version or "")
+    early = bool(wanted.prereleases)  # only a range that names one admits a version before its time
     for flavour in flavours:
         fitting = [
             one
             for one in known
-            if one.flavour == flavour and wanted.contains(one.version, prereleases=None)
+            if one.flavour == flavour and wanted.contains(one.version, prereleases=early)
         ]
         if fitting:
             best = max(fitting, key=lambda one: one.version)
