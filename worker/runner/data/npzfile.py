@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,11 +22,12 @@ _RIGHT: Final = "x and y, or x_train, y_train, x_val (or x_test) and y_val (or y
 def load_npz(path: Path) -> Raw:
     """The arrays x and y, or those of a split. Raises JobFault."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise JobFault(f"{path.name}: is one array, no archive; {_RIGHT}")
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise JobFault(f"{path.name}: is one array, no archive; {_RIGHT}")
+        with archive:
             return _read(archive, path.name)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise JobFault(f"{path.name}: is no NPZ archive of plain arrays: {error}") from None
 
 
