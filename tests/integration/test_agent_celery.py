@@ -116,3 +116,23 @@ def test_the_nodes_own_workers_answer_a_ping(start: Start, hub: str) -> None:
     assert "cpu1@node-a: OK" in ping.stdout
     assert agent.stop(timeout=40) == 0
     assert not serving(agent.paths.state_dir)
+
+
+def test_what_a_killed_worker_put_aside_goes_with_it(start: Start, tmp_path: Path) -> None:
+    agent = start()
+    agent.wait_ready()
+    temp = agent.paths.slot_temp("cpu0")
+
+    def put_aside() -> set[str]:
+        return {path.name for path in temp.glob("pymp-*")}
+
+    first, left = agent.worker_pid(), put_aside()
+    assert left, "billiard has its directory there"
+    os.kill(first, signal.SIGKILL)
+    wait_until(
+        lambda: (agent.event("slot.ready") or {})["pid"] != first, timeout=20, what="another worker"
+    )
+    assert not left & put_aside()
+    (temp / "more").mkdir()
+    assert agent.stop() == 0
+    assert not list(agent.paths.temp.iterdir())

@@ -161,3 +161,13 @@ def test_scratch_that_a_living_worker_may_have_made_stays(node: Node) -> None:
     assert [path.name for path in node.paths.work.iterdir()] == ["new~1"]
     node.leftovers.clear_work(None)
     assert not list(node.paths.work.iterdir())
+
+
+def test_what_is_put_aside_stays_while_the_slot_has_a_worker(node: Node) -> None:
+    for slot in ("cpu0", "retired"):
+        (node.paths.slot_temp(slot) / "pymp-x").mkdir(parents=True)
+    node.leftovers.clear_temp(busy={"cpu0"})
+    assert [path.name for path in node.paths.temp.iterdir()] == ["cpu0"]
+    assert (node.paths.slot_temp("cpu0") / "pymp-x").exists()
+    node.leftovers.clear_temp(busy=())
+    assert not list(node.paths.temp.iterdir())

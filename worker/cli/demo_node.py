@@ -97,10 +97,8 @@ def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterat
     try:
         yield DemoNode(process=process, log=log)
     finally:
-        paths = NodePaths(state_dir=state)
         if not _stopped(process):
-            _end_what_it_left(paths)
-        shutil.rmtree(paths.sockets, ignore_errors=True)
+            _end_what_it_left(NodePaths(state_dir=state))
 
 
 def demo_config(state: Path) -> dict[str, object]:

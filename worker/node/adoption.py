@@ -92,6 +92,12 @@ class Leftovers:
                     event("work.removed", directory=directory.name)
                     remove_tree(directory)
 
+    def clear_temp(self, busy: Collection[str]) -> None:
+        """Delete what the workers of slots other than ``busy`` put aside."""
+        for directory in _directories(self._paths.temp):
+            if directory.name not in busy:
+                remove_tree(directory)
+
     def _attempts(self) -> list[Path]:
         return _directories(self._paths.attempts)
 

@@ -190,6 +190,7 @@ class Agent:
             self._workers.append(worker)
         self._leftovers.settle(self._busy())
         self._leftovers.clear_work(min(adopted) if adopted else None)
+        self._leftovers.clear_temp(self._busy())
         self._tidy_at = now + _TIDY_EVERY
 
     # --- the loop
@@ -275,6 +276,7 @@ class Agent:
             names = [path.name for path in left]
             event("node.attempts_left", level=logging.ERROR, attempts=names)
         self._leftovers.clear_work(None)
+        self._leftovers.clear_temp(())
 
     def _let_go(self) -> None:
         """Leave to the next agent what still runs; after a clean stop nothing does."""

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from tasks.errors import ConfigError
 from worker.plan import AttemptId
-
-_SOCKET_PATH_BYTES: Final = 100
-"""sun_path has room for 108 on Linux and 104 on macOS, with its final zero."""
-_SOCKET_NAME_BYTES: Final = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,13 +64,9 @@ class NodePaths:
         return self.state_dir / "logs"
 
     @property
-    def sockets(self) -> Path:
-        """Short enough for AF_UNIX: elsewhere, where the state directory's own path is long."""
-        inside = self.state_dir / "run"
-        if len(os.fsencode(inside)) + 1 + _SOCKET_NAME_BYTES <= _SOCKET_PATH_BYTES:
-            return inside
-        digest = hashlib.sha256(os.fsencode(self.state_dir)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"cyxwiz-{os.getuid()}-{digest}"
+    def temp(self) -> Path:
+        """A directory for each slot: what its worker and whatever that starts put aside."""
+        return self.state_dir / "tmp"
 
     def attempt(self, attempt: AttemptId) -> Path:
         """The state of one attempt (`LaunchPlan.state`)."""
@@ -91,12 +80,6 @@ class NodePaths:
         """What one job keeps between attempts."""
         return self.jobs / job_id
 
-    def socket(self, name: str) -> Path:
-        """A Unix socket of the node. ``name``: at most 24 bytes."""
-        if not 0 < len(os.fsencode(name)) <= _SOCKET_NAME_BYTES or "/" in name:
-            raise ValueError(f"socket name {name!r}: 1 to {_SOCKET_NAME_BYTES} bytes, no '/'")
-        return self.sockets / name
-
     def slot_record(self, slot: str) -> Path:
         """Which process serves the slot (JSON)."""
         return self.slots / f"{slot}.json"
@@ -108,6 +91,10 @@ class NodePaths:
     def slot_log(self, slot: str) -> Path:
         """What the slot's worker says."""
         return self.logs / f"{slot}.log"
+
+    def slot_temp(self, slot: str) -> Path:
+        """TMPDIR of the slot's worker; emptied before each start of it."""
+        return self.temp / slot
 
     def create(self) -> None:
         """Make every directory, each for the node's user alone. Safe to call again.
@@ -124,7 +111,7 @@ class NodePaths:
             self.artifacts,
             self.slots,
             self.logs,
-            self.sockets,
+            self.temp,
         ):
             private_directory(path)
 

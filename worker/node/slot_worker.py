@@ -16,13 +16,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
+from worker.keeper.settle import remove_tree
 from worker.node import slot_records
 from worker.node.identity import boot_id
 from worker.node.log import event
 from worker.node.paths import NodePaths
 from worker.node.processes import WatchedProcess, group_leaders, kill_group
 from worker.node.slot_records import SlotRecord
-from worker.node.slots import Launch, Slot
+from worker.node.slots import Launch, Slot, slot_env
 
 _LOOK_FOR_READY: Final = 0.05
 
@@ -173,14 +174,17 @@ class SlotWorker:
     def _start(self, now: float) -> None:
         name = self.slot.name
         self._before_start(self.slot)
+        temp = self._paths.slot_temp(name)
+        remove_tree(temp)
         slot_records.forget(self._paths, name)
         self._since = now
         log = None
         try:
+            temp.mkdir(mode=0o700, exist_ok=True)
             log = None if self._launch.log_to_stderr else self._open_log()
             child = subprocess.Popen(
                 self._launch.command(self.slot),
-                env={**self._launch.env, "CYXWIZ_SLOT": name},
+                env=slot_env(self._launch, self.slot, self._paths),
                 stdin=subprocess.DEVNULL,
                 # stdout is the agent's own: people and programs read it
                 stdout=2 if log is None else log,

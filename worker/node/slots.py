@@ -15,6 +15,7 @@ from pathlib import Path
 import worker
 from tasks.settings import Settings
 from worker.config import NodeConfig
+from worker.node.paths import NodePaths
 from worker.node.restarts import RestartPolicy
 
 
@@ -44,7 +45,7 @@ class Launch:
 
     command: Callable[[Slot], list[str]]
     env: Mapping[str, str]
-    """Their whole environment but for CYXWIZ_SLOT."""
+    """Their whole environment but for CYXWIZ_SLOT and TMPDIR."""
     digest: str
     """Of what they are started with: a worker that has another one is replaced."""
     log_to_stderr: bool = False
@@ -82,7 +83,10 @@ def celery_env(
     config_path: Path | None,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
-    """The environment of slot workers, but for CYXWIZ_SLOT. ``inherited`` is the agent's own."""
+    """The environment of slot workers, but for what each has of its own (`slot_env`).
+
+    ``inherited`` is the agent's.
+    """
     env = {key: value for key, value in inherited.items() if key != "NOTIFY_SOCKET"}
     env |= {
         "CYXWIZ_NODE": config.node.name,
@@ -100,6 +104,12 @@ def celery_env(
         # a checkout that is not installed: the workers' own directory is elsewhere
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), env.get("PYTHONPATH"))))
     return env
+
+
+def slot_env(launch: Launch, slot: Slot, paths: NodePaths) -> dict[str, str]:
+    """The whole environment of the slot's worker."""
+    # a pool child that is killed leaves directories in its TMPDIR: nobody would clear the host's
+    return {**launch.env, "CYXWIZ_SLOT": slot.name, "TMPDIR": str(paths.slot_temp(slot.name))}
 
 
 def digest_of(config: NodeConfig, settings: Settings) -> str:

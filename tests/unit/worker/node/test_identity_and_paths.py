@@ -68,17 +68,6 @@ def test_a_file_in_the_way_is_an_error_that_says_so(tmp_path: Path) -> None:
         private_directory(path / "below")
 
 
-def test_sockets_are_short_however_long_the_state_directory_is(tmp_path: Path) -> None:
-    short = NodePaths(state_dir=Path("/var/lib/cyxwiz"))
-    assert short.socket("redis.sock") == Path("/var/lib/cyxwiz/run/redis.sock")
-    deep = NodePaths(state_dir=Path("/", *["directory"] * 20))
-    assert len(str(deep.socket("a" * 24))) <= 100
-    other = NodePaths(state_dir=deep.state_dir / "b")
-    assert other.sockets != deep.sockets
-    with pytest.raises(ValueError, match="24 bytes"):
-        short.socket("a" * 25)
-
-
 def test_an_attempts_directories_are_named_by_job_and_fence(tmp_path: Path) -> None:
     paths = NodePaths(state_dir=tmp_path)
     attempt = AttemptId(job_id="job-1", fence=3)

@@ -13,7 +13,15 @@ from worker.config import NodeConfig
 from worker.node import slot_records
 from worker.node.paths import NodePaths
 from worker.node.slot_records import SlotRecord
-from worker.node.slots import Slot, celery_command, celery_env, cpu_slots, digest_of
+from worker.node.slots import (
+    Launch,
+    Slot,
+    celery_command,
+    celery_env,
+    cpu_slots,
+    digest_of,
+    slot_env,
+)
 
 pytestmark = pytest.mark.unit
 RECORD = SlotRecord(slot="cpu0", pid=17, start=4711, boot_id="b", digest="d", started=1.5)
@@ -63,6 +71,12 @@ def test_a_worker_is_told_where_it_belongs(tmp_path: Path) -> None:
     assert env["HOME"] == "/home/a"
     assert "NOTIFY_SOCKET" not in env
     assert Settings.from_env(env) == settings
+
+
+def test_a_worker_has_a_temporary_directory_of_its_own(paths: NodePaths) -> None:
+    launch = Launch(command=celery_command("node-a"), env={"TMPDIR": "/tmp", "A": "b"}, digest="")
+    env = slot_env(launch, Slot(name="cpu1"), paths)
+    assert env == {"A": "b", "CYXWIZ_SLOT": "cpu1", "TMPDIR": str(paths.temp / "cpu1")}
 
 
 def test_the_digest_changes_with_what_a_worker_is_started_with(tmp_path: Path) -> None:
