@@ -20,6 +20,7 @@ from tasks.state import JobState
 
 if TYPE_CHECKING:
     from tasks.publishing import JobCelery
+    from tasks.record import JobRecord
 
 _BLOCK: Final = 1 << 20
 
@@ -126,8 +127,15 @@ def artifacts(job_id: str, *, app: JobCelery | None = None) -> list[Artifact]:
     assert app is not None  # noqa: S101 - for the type checker
     with reachable(app.hub):
         record = app.records.get(job_id)
+    return of_record(record)
+
+
+def of_record(record: JobRecord) -> list[Artifact]:
+    """The files that the job of this record left. Raises NoArtifacts. Needs no Celery."""
     if record.state is not JobState.SUCCEEDED:
-        raise NoArtifacts(f"job {job_id} is {record.state}: only one that succeeded has artefacts")
+        raise NoArtifacts(
+            f"job {record.job_id} is {record.state}: only one that succeeded has artefacts"
+        )
     return [
         Artifact(
             name=str(one["name"]),

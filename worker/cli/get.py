@@ -51,12 +51,12 @@ def get(
     Ends with 10 if the job has not succeeded, or left no files; with 6, before anything is
     fetched, if a file is there with other content; with 11 if a file cannot be fetched.
     """
-    from tasks.celery import make_app
-    from tasks.outputs import artifacts
+    from tasks.outputs import of_record
+    from worker.cli.job import read_record
 
     told = _options(options)
     target = Path(job_id) if directory is None else directory
-    listed = artifacts(job_id, app=make_app(reached(redis_url, config_path), include=()))
+    listed = of_record(read_record(job_id, reached(redis_url, config_path)))
     if not listed:
         raise WrongState(f"job {job_id} succeeded and left no files in CYXWIZ_OUTPUT")
     there = {one.name for one in listed if _is_there(one, target)}
