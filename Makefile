@@ -5,10 +5,14 @@ VENV := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench
+# The images to make or push: make images FLAVOURS="cpu cpu-torch" IMAGE_ARGS=--local-base
+FLAVOURS ?= cpu cpu-torch
+IMAGE_ARGS ?=
+
+.PHONY: help env demo test lint bench images images-push
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 env: ## .venv with everything, from requirements.lock; the others do this first
 	@$(PYTHON) scripts/bootstrap.py
@@ -28,3 +32,10 @@ lint: env ## style, types, and who may import whom
 
 bench: env ## what the project's own machinery costs
 	$(VENV)/python -m benchmarks
+
+images: env ## the executor images, for the Docker engine of this host
+	$(VENV)/python images/build.py build $(IMAGE_ARGS) $(FLAVOURS)
+
+images-push: env ## push them: make images-push REGISTRY=registry.example:5000/team
+	@test -n "$(REGISTRY)" || { echo "say where to: make images-push REGISTRY=HOST/PATH"; exit 2; }
+	$(VENV)/python images/build.py push $(REGISTRY) $(FLAVOURS)

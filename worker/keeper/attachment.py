@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _HEAD_WITHIN: Final = 20.0
 _PIECE: Final = 1 << 16
+_PIECES: Final = 64
 _FIRST_WORDS: Final = 4096
 _TAIL: Final = 1 << 16
 _ALL: Final = "stdout=1&stderr=1"
@@ -125,17 +126,24 @@ class Attachment:
         exchange = self._exchange
         if exchange is None:
             return
+        reader = exchange.reader
         try:
-            exchange.advance(min(_PIECE, self._room()))
-            if exchange.reader.status in (101, 200) and exchange.reader.body:
-                data = bytes(exchange.reader.body)
-                exchange.reader.body.clear()
-                self._frames.feed(data)
+            # engines send small pieces: take all that is there before going round the loop
+            for _ in range(_PIECES):
+                room = self._room()
+                if room <= 0 or not exchange.advance(min(_PIECE, room)):
+                    break
+                if reader.status in (101, 200) and reader.body:
+                    data = bytes(reader.body)
+                    reader.body.clear()
+                    self._frames.feed(data)
+                if reader.complete:
+                    break
         except (OSError, ValueError):
             self._break()
             return
-        if exchange.reader.complete:
-            self._end(exchange.reader.status)
+        if reader.complete:
+            self._end(reader.status)
 
     def _end(self, status: int) -> None:
         whole = self._frames.whole and status in (101, 200)

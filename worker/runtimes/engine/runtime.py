@@ -221,7 +221,7 @@ class EngineRuntime:
         socket = str(self._settings.socket)
         keep = not self._settings.remove_containers
         containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
-        asked = self._asked(plan, image)
+        asked = self.asked(plan, image)
         container = self._create(name, asked)
         from_engine = self._read_back(container, asked)
         told: protocol.Container = {
@@ -265,7 +265,8 @@ class EngineRuntime:
             raise
         return self._handle(link, plan.state, plan.scratch)
 
-    def _asked(self, plan: LaunchPlan, image: Image) -> dict[str, Any]:
+    def asked(self, plan: LaunchPlan, image: Image) -> dict[str, Any]:
+        """The body of the create call for ``plan``."""
         # an engine without the right to raise limits fails at a higher one than its own, which is
         # mostly what this process has too
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
