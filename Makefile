@@ -12,7 +12,7 @@ IMAGE_ARGS ?=
 .PHONY: help env demo test lint bench images images-push
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 env: ## .venv with everything, from requirements.lock; the others do this first
 	@$(PYTHON) scripts/bootstrap.py
