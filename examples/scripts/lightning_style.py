@@ -4,7 +4,7 @@ Neither Lightning nor PyTorch is needed: `Trainer` does what Lightning's does he
 callbacks with the same names and arguments. `Report` works with Lightning's own Trainer unchanged
 (there it begins with ``class Report(lightning.Callback)``).
 
-The bar on stderr stands for the one that Lightning draws: followers see its last state as log.
+The bar stands for the one that Lightning draws: followers see its last state as log.
 """
 
 import base64
@@ -12,7 +12,6 @@ import json
 import math
 import os
 import random
-import sys
 from pathlib import Path
 
 JOB = json.loads(base64.b64decode(os.environ.get("CYXWIZ_JOB_CONFIG", "")) or "{}")
@@ -21,7 +20,8 @@ JOB = json.loads(base64.b64decode(os.environ.get("CYXWIZ_JOB_CONFIG", "")) or "{
 def report(epoch: int, total_epochs: int, **metrics: float) -> None:
     """``metrics``: numbers, or what float() makes one of, such as Lightning's tensors."""
     line = {"type": "progress", "epoch": epoch, "total_epochs": total_epochs}
-    print(json.dumps({**line, **{name: float(m) for name, m in metrics.items()}}), flush=True)
+    line |= {name: float(value) for name, value in metrics.items()}
+    print("\n" + json.dumps(line), flush=True)  # a bar may have left its line unfinished
 
 
 class Report:
@@ -72,9 +72,7 @@ class Trainer:
             for done, (x, y) in enumerate(samples, start=1):
                 errors.append(module.training_step(x, y))
                 if done % 50 == 0:
-                    bar = f"epoch {epoch}: {done}/{len(samples)}"
-                    print(f"\r{bar}", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
+                    print(f"\repoch {epoch}: {done}/{len(samples)}", end="", flush=True)
             self.callback_metrics = {"loss": sum(errors) / len(errors), "rate": module.rate}
             for callback in self.callbacks:
                 callback.on_train_epoch_end(self, module)
