@@ -50,11 +50,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         transport["socket_keepalive"] = True
     return {
         "broker_url": settings.celery_url,
-        "result_backend": settings.celery_url,
+        "result_backend": settings.backend_url,
         "broker_transport_options": transport,
         "result_backend_transport_options": {
             "global_keyprefix": settings.prefix,
-            # an answer at once where Redis is refused; a lost connection is retried below
+            # of one try to store a result; more of them follow, by result_backend_always_retry
             "retry_policy": {"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
         },
         "redis_socket_connect_timeout": 3,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Final
 
 VERSION: Final = 1
@@ -282,7 +282,8 @@ def encode(event: Event) -> str:
     body: dict[str, Any] = {"type": event.type}
     for one in fields(event):
         value = getattr(event, one.name)
-        if value is not None and value != "" and value != () and value != {}:
+        empty = value is None or value == "" or value == () or value == {}
+        if not empty or (one.default is not MISSING and one.default):
             body[one.name] = dict(value) if isinstance(value, Mapping) else value
     try:
         return json.dumps(body, separators=(",", ":"), allow_nan=False)

@@ -75,6 +75,12 @@ class Settings:
         """The same Redis as kombu and Celery spell it."""
         return _with_scheme(self.redis_url, "redis+socket") if self.on_socket else self.redis_url
 
+    @property
+    def backend_url(self) -> str:
+        """The same Redis as Celery's setting for the project's result backend."""
+        url = _with_scheme(self.redis_url, "socket") if self.on_socket else self.redis_url
+        return f"tasks.results:JobBackend+{url}"
+
     def connect(self, *, timeout: float | None = 5.0, decode: bool = True) -> redis.Redis:
         """A client with no retries of its own: a caller that wants them says so itself.
 

@@ -79,5 +79,6 @@ def test_a_socket_is_spelt_as_each_library_wants_it(scheme: str) -> None:
     settings = Settings(redis_url=f"{scheme}:///run/r.sock")
     assert settings.on_socket
     assert settings.celery_url == "redis+socket:///run/r.sock"
+    assert settings.backend_url == "tasks.results:JobBackend+socket:///run/r.sock"
     pool = settings.connect().connection_pool
     assert pool.connection_kwargs["path"] == "/run/r.sock"

@@ -1,0 +1,145 @@
+"""Celery's result backend on Redis, for producers that outlive an outage and hear of a refusal.
+
+Celery's own either gives up a wait for a result a second after Redis went away, or, told to retry,
+hangs for ever where Redis is refused, whatever time-out it was given. Here a wait goes on through
+an outage, as long as its time-out and at most 300 s; all else that reads is an error at once.
+Storing retries as the settings say: a result must not be lost.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
+
+import redis
+from celery.backends.redis import RedisBackend, ResultConsumer
+from celery.states import READY_STATES
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tasks.settings import unavailable
+
+_WAIT_S: Final = 300.0
+_AGAIN_AT_MOST_S: Final = 2.0
+_LOOK_AFTER_S: Final = 5.0
+_AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_T = TypeVar("_T")
+
+
+class JobConsumer(ResultConsumer):  # type: ignore[misc]  # Celery has no type hints
+    """Waits for results on a channel, and subscribes again when Redis is back.
+
+    A result that is stored after Celery's own has read and before it has subscribed again would
+    be waited for for ever, as would one that a deaf channel does not bring; so they are looked for.
+    """
+
+    _looked = 0.0
+
+    @contextmanager
+    def reconnect_on_error(self) -> Iterator[None]:
+        """Around each use of the channel. Raises RedisUnavailable."""
+        try:
+            yield
+        except _AWAY:
+            self.backend.asking(self._reconnect_pubsub)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Handle what comes; now and then look at what is stored."""
+        if self._pubsub is None and self.subscribed_to:  # whoever lost it had no time to wait
+            self.backend.asking(self._reconnect_pubsub)
+        super().drain_events(timeout)
+        if time.monotonic() - self._looked > _LOOK_AFTER_S:
+            self.backend.asking(self._look)
+
+    def _reconnect_pubsub(self) -> None:
+        super()._reconnect_pubsub()
+        self._look()
+
+    def _look(self) -> None:
+        """Take the results that are there."""
+        self._looked = time.monotonic()
+        with self._locked():
+            found = self.backend.client.mget(self.subscribed_to) if self.subscribed_to else []
+            for text in found:
+                meta = self._decode_result(text) if text else {}
+                if meta.get("status") in READY_STATES:
+                    self.on_state_change(meta, None)
+
+    def cancel_for(self, task_id: str) -> None:
+        """Listen no more for a result. Comes when a result is collected as garbage, so it neither
+        waits nor raises: a channel that Redis has lost needs no leaving."""
+        with self.backend.waiting(0.0), suppress(*_AWAY):
+            super().cancel_for(task_id)
+
+
+class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hints
+    """See the module's docstring. Its app is a `tasks.publishing.JobCelery`."""
+
+    ResultConsumer = JobConsumer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connparams["retry"] = Retry(NoBackoff(), 0)  # else each try takes 3 s more
+        self._reached = False
+        self._waits = threading.local()
+
+    def asking(self, ask: Callable[[], _T]) -> _T:
+        """Ask until Redis answers, as long as this thread's wait lasts.
+
+        Raises RedisUnavailable: that time is over, or this is no wait, or Redis was never there.
+        """
+        until = getattr(self._waits, "until", 0.0) if self._reached else 0.0
+        until = min(until, time.monotonic() + _WAIT_S)
+        again = 0.05
+        while True:
+            try:
+                found = ask()
+            except _AWAY as error:
+                if time.monotonic() + again > until:
+                    raise unavailable(self.app.hub.redis_url, error) from error
+            else:
+                self._reached = True
+                return found
+            time.sleep(again)
+            again = min(again * 2, _AGAIN_AT_MOST_S)
+
+    def wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Of `AsyncResult.get`."""
+        with self.waiting(timeout):
+            return super().wait_for_pending(result, timeout=timeout, **kwargs)
+
+    def iter_native(self, result: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Of `GroupResult.get`."""
+        with self.waiting(timeout):
+            yield from super().iter_native(result, timeout=timeout, **kwargs)
+
+    def mget(self, keys: Any) -> Any:
+        """The states of a group."""
+        ask = super().mget
+        return self.asking(lambda: ask(keys))
+
+    def on_chord_part_return(self, *args: Any, **kwargs: Any) -> None:
+        """As sure as the result itself: else a chord would take an outage for a failure. It may
+        be said twice."""
+        super()._ensure_retryable(super().on_chord_part_return, *args, **kwargs)
+
+    @contextmanager
+    def waiting(self, timeout: float | None) -> Iterator[None]:
+        """Within, `asking` waits for a Redis that went away, at most ``timeout`` seconds."""
+        before = getattr(self._waits, "until", 0.0)
+        self._waits.until = float("inf") if timeout is None else time.monotonic() + timeout
+        try:
+            yield
+        finally:
+            self._waits.until = before
+
+    def _ensure_retryable(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery's, for what it stores; what is read is asked for as above."""
+        if func == self._store_result:
+            return super()._ensure_retryable(func, *args, **kwargs)
+        for name in ("fallback_exc", "fallback_msg", "max_retries"):
+            kwargs.pop(name, None)
+        return self.asking(lambda: func(*args, **kwargs))

@@ -1,0 +1,123 @@
+"""Waiting for a result while Redis comes and goes. The test stores the results itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery.exceptions import TimeoutError as NotInTime
+from celery.result import AsyncResult, GroupResult
+
+from tasks import train
+from tasks.celery import make_app
+from tasks.errors import RedisUnavailable
+from tasks.settings import Settings
+from tests.conftest import Hub
+from tests.support.redis_server import free_port
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+TRUE: dict[str, Any] = {"command": ["true"]}
+WAIT = 30.0
+
+
+class Waiting:
+    """A thread that waits for a result."""
+
+    def __init__(self, get: Callable[[], Any]) -> None:
+        self.found: Any = None
+        self._get = get
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.found = self._get()
+        except BaseException as error:
+            self.found = error
+
+    def result(self) -> Any:
+        self._thread.join(WAIT)
+        assert not self._thread.is_alive()
+        return self.found
+
+
+def store(hub: Hub, job: AsyncResult) -> None:
+    """As a worker does."""
+    app = make_app(hub.settings, include=())
+    app.backend.mark_as_done(job.id, {"ok": job.id})
+    app.close()
+
+
+def subscribed(hub: Hub) -> bool:
+    return bool(hub.client.pubsub_channels(f"{hub.settings.prefix}celery-task-meta-*"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_wait_outlives_outages(hub: Hub, count: int) -> None:
+    """Celery has a group waited for by the thread that published it."""
+    jobs = [train.delay(TRUE) for _ in range(count)]
+
+    def outages_and_results() -> None:
+        for _ in range(2):
+            wait_until(lambda: subscribed(hub), timeout=WAIT, what="subscribed")
+            hub.server.stop()
+            hub.server.start()
+        for job in jobs:
+            store(hub, job)
+
+    other = Waiting(outages_and_results)
+    wait: Any = jobs[0] if count == 1 else GroupResult("a-group", jobs)
+    results = [{"ok": job.id} for job in jobs]
+    assert wait.get(timeout=WAIT) == (results[0] if count == 1 else results)
+    assert other.result() is None
+
+
+def test_a_result_that_comes_while_the_channel_is_cut(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    waiting = Waiting(lambda: job.get(timeout=WAIT))
+    wait_until(lambda: subscribed(hub), timeout=WAIT, what="subscribed")
+    hub.client.client_kill_filter(_type="pubsub")
+    store(hub, job)
+    assert waiting.result() == {"ok": job.id}
+
+
+def test_a_wait_has_its_time_and_no_more(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    with pytest.raises(NotInTime):
+        job.get(timeout=0.2)
+    waiting = Waiting(lambda: job.get(timeout=1.0))
+    wait_until(lambda: subscribed(hub), timeout=WAIT, what="subscribed")
+    hub.server.stop()
+    assert isinstance(waiting.result(), RedisUnavailable | NotInTime)
+
+
+@pytest.mark.parametrize("url", ["redis://:secret@127.0.0.1:{port}/0", "unix:///nowhere/r.sock"])
+def test_a_redis_that_refuses_is_named_soon(url: str) -> None:
+    settings = Settings(redis_url=url.format(port=free_port()))
+    app = make_app(settings, include=())
+    for look in (
+        lambda: app.AsyncResult("one").state,
+        lambda: app.AsyncResult("one").ready(),
+        lambda: app.AsyncResult("one").get(timeout=60),
+        lambda: app.AsyncResult("one").get(),
+        lambda: app.GroupResult("all", [app.AsyncResult("one")]).get(),
+    ):
+        began = time.monotonic()
+        with pytest.raises(RedisUnavailable, match="cannot use Redis at") as caught:
+            look()
+        assert time.monotonic() - began < 3  # the contract
+        assert "secret" not in str(caught.value)
+    app.close()
+
+
+def test_what_is_read_beside_a_wait_does_not_wait(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    assert job.state == "PENDING"
+    hub.server.stop()
+    with pytest.raises(RedisUnavailable):
+        _ = job.state
