@@ -11,6 +11,7 @@ from worker.shadow import ensure_tasks_is_ours
 
 ensure_tasks_is_ours()  # before anything of `tasks` is imported: a user's tasks.py may hide it
 
+import sys  # noqa: E402 - after the check above
 from typing import Any  # noqa: E402 - after the check above
 
 from celery.signals import (  # noqa: E402
@@ -22,10 +23,13 @@ from celery.signals import (  # noqa: E402
 )
 
 from tasks.celery import app  # noqa: E402
+from tasks.errors import CyxWizError  # noqa: E402
 from worker.slot import SlotProcess  # noqa: E402
 
 __all__ = ["app"]
 
+_UNABLE = 78
+"""Exit code: EX_CONFIG of sysexits.h."""
 _slot: SlotProcess | None = None
 
 
@@ -40,7 +44,12 @@ def slot() -> SlotProcess:
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
 def _subscribe(sender: str, instance: Any, **_: Any) -> None:
     """Read the queues that the slot satisfies, whatever ``-Q`` says, before consuming begins."""
-    app.amqp.queues.select(slot().queues())
+    try:
+        app.amqp.queues.select(slot().queues())
+    except CyxWizError as error:
+        # Celery logs what a receiver raises, and goes on: here it would serve no slot
+        sys.stderr.write(f"worker: {error}\n")
+        raise SystemExit(_UNABLE) from None
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no type hints

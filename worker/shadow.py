@@ -15,8 +15,11 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 """Where `worker` is; `tasks` is part of the same distribution, so it is there too."""
 
 
-class TasksShadowed(ImportError):
-    """Another `tasks` is found before this project's. The message names its file."""
+class TasksShadowed(RuntimeError):
+    """Another `tasks` is found before this project's. The message names its file.
+
+    No ImportError: those Celery swallows as it looks for its app, and then says something else.
+    """
 
 
 def ensure_tasks_is_ours() -> None:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from tasks import executor
 from tasks.choices import Device
-from tasks.executor import Delivery, Verdict
 from tasks.record import Records
 from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
 from worker.devices.pool import DevicePool
+from worker.interruption import Interruptible
 from worker.leftovers import end_leftovers
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
 from worker.node.services import teller
+from worker.node.slot_lock import take_slot
 from worker.orders import Orders
 from worker.parts import NodeParts, Place
 from worker.runtimes import runtime
@@ -53,6 +51,7 @@ class SlotProcess:
         self._paths = NodePaths(state_dir=config.node.state_dir)
         self._host = host_size()
         self._reaper: Reaper | None = None
+        self._lock = -1
 
     @classmethod
     def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
@@ -74,8 +73,12 @@ class SlotProcess:
         )
 
     def queues(self) -> list[str]:
-        """What the slot reads: its own queue, its node's, and each class that it satisfies."""
+        """What the slot reads: its own queue, its node's, and each class that it satisfies.
+
+        From now on the slot is this process's. Raises NodeConflict: another worker serves it.
+        """
         self._paths.create()
+        self._lock = take_slot(self._paths, self.name)
         node = self._config.node.name
         offer = SlotOffer(
             device=Device.CPU,
@@ -121,6 +124,9 @@ class SlotProcess:
 
     def enter_child(self) -> None:
         """In the pool's child, before its first job: end what an earlier child left, and bind."""
+        if self._lock >= 0:
+            os.close(self._lock)  # a copy: the slot is the worker's, and free as soon as that ends
+            self._lock = -1
         ttl = self._settings.lease_ttl_ms / 1000
         native = runtime(
             "native",
@@ -144,7 +150,8 @@ class SlotProcess:
         Store(Policy.of(self._config)).sweep()
         native.prepare(None, lambda detail: None)  # the zygote is warm before the first job
         self._native = native
-        executor.bind(_Interruptible(Supervisor(parts)))
+        self._bound = Interruptible(Supervisor(parts))
+        executor.bind(self._bound)
 
     def _tell(self, ended: Sequence[str]) -> None:
         """Whoever waits for these jobs learns it now, not when the reaper finds out."""
@@ -158,6 +165,7 @@ class SlotProcess:
     def leave_child(self) -> None:
         """The pool's child ends; attempts that run go on."""
         executor.bind(None)
+        self._bound.close()
         self._orders.close()
         self._crew.close()
         self._native.close()
@@ -173,43 +181,6 @@ class SlotProcess:
         cap = self._config.docker.max_limits.memory_mb
         has = self._host.memory_mb or _MB_OF_A_SMALL_HOST
         return min(cap, has) if cap else has
-
-
-class _Interruptible:
-    """A supervisor whose job is handed back when the pool's child is told to end."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def execute(self, delivery: Delivery) -> Verdict:
-        with _told_to_end(self._supervisor.shutdown):
-            return self._supervisor.execute(delivery)
-
-    def stored(self, job_id: str) -> None:
-        self._supervisor.stored(job_id)
-
-
-@contextmanager
-def _told_to_end(shutdown: object) -> Iterator[None]:
-    """While a job runs, SIGTERM and SIGQUIT end it in order; the pool's own handlers would raise
-    SystemExit in the middle of whatever is being done. What was told is passed on afterwards."""
-    told: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        told.append(number)
-        if callable(shutdown):
-            shutdown()
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGQUIT)}
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if told:
-            os.kill(os.getpid(), told[0])
 
 
 def _ttl_ms(config: NodeConfig, settings: Settings, env: Mapping[str, str]) -> int:

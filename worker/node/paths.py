@@ -88,6 +88,10 @@ class NodePaths:
         """Written by the slot's worker once it takes jobs; holds its pid."""
         return self.slots / f"{slot}.ready"
 
+    def slot_lock(self, slot: str) -> Path:
+        """Held by the slot's worker for as long as it lives."""
+        return self.slots / f"{slot}.lock"
+
     def slot_log(self, slot: str) -> Path:
         """What the slot's worker says."""
         return self.logs / f"{slot}.log"

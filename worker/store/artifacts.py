@@ -82,7 +82,10 @@ def collect(
         shutil.rmtree(staging, ignore_errors=True)
         raise
     shutil.rmtree(destination, ignore_errors=True)
-    staging.rename(destination)
+    if artifacts:
+        staging.rename(destination)
+    else:
+        shutil.rmtree(staging, ignore_errors=True)  # nothing to keep: no directory either
     return Collected(
         directory=destination,
         artifacts=tuple(
