@@ -23,11 +23,13 @@ import redis
 from tasks.keys import PRIORITY_STEPS
 from tasks.record import Records
 from tasks.settings import Settings
+from worker.node.dead_messages import job_of, remove_dead_messages
 
 log = logging.getLogger(__name__)
 
 _LEADER_TTL_MS: Final = 10_000
 _PAGE: Final = 500
+_TIDY_EVERY_S: Final = 60.0
 _GRACE_PART: Final = 0.25
 """Of the lease's TTL: as long as the claim waits, so that the old keeper has stopped."""
 _LEAD = """
@@ -74,6 +76,7 @@ class Reaper:
         self._clock_ms: int | None = None
         self._hold_until = 0.0
         self._short_since: float | None = None
+        self._tidy_at = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -117,6 +120,9 @@ class Reaper:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
         self._tell_untold()
         self._look_for_lost_messages(now)
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_EVERY_S
+            remove_dead_messages(self._records, self._queues())
         return True
 
     @property
@@ -231,18 +237,7 @@ class Reaper:
         for step in PRIORITY_STEPS:
             at = 0
             while page := client.lrange(self._keys.message_list(queue, step), at, at + _PAGE - 1):
-                yield from (_id_of(text) for text in page)
+                yield from (job_of(text) for text in page)
                 at += _PAGE
         held = client.hvals(self._keys.unacked)
-        yield from (_id_of(text) for text in held)
-
-
-def _id_of(text: str | bytes) -> str:
-    """The task's id in a message as kombu stores it, delivered or not; '' if it has none."""
-    try:
-        message = json.loads(text)
-        if isinstance(message, list):
-            message = message[0]
-        return str(message["headers"]["id"])
-    except (ValueError, KeyError, TypeError, IndexError):
-        return ""
+        yield from (job_of(text) for text in held)

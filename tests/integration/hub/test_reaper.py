@@ -294,3 +294,29 @@ def test_a_job_that_its_worker_has_told_is_not_told_again(make: Make, records: R
     reaper.once(1.0)
     assert told == []
     assert types(records, job_id)[-1] == "succeeded"
+
+
+def test_messages_of_ended_jobs_leave_queues_that_nobody_reads(
+    hub: Hub, records: Records, make: Make
+) -> None:
+    """But not those that Celery is yet to be told of, nor those that no record is known of."""
+    from tasks.control import cancel
+    from tasks.publishing import TRAIN
+
+    config = {"command": ["true"], "pool": "nobody"}
+    told, untold, waiting = (hub.app.send_task(TRAIN, [config]) for _ in range(3))
+    cancel(told.id, app=hub.app)
+    records.cancel(untold.id, "without a word to Celery")
+    queue = records.get(told.id).queue
+    [key] = [
+        key for step in (0, 3, 6, 9) if hub.client.llen(key := hub.keys.message_list(queue, step))
+    ]
+    hub.client.lpush(key, "of a program that records nothing")
+    reaper = make(settled=False)
+    reaper.once(1_000.0)
+    left = hub.client.lrange(key, 0, -1)
+    assert [one for one in (told, untold, waiting) if any(one.id in text for text in left)] == [
+        untold,
+        waiting,
+    ]
+    assert len(left) == 3
