@@ -169,8 +169,10 @@ def test_a_missing_file_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> 
     [
         (
             "docker:\n  enabled: true\n  pul_policy: never\n",
-            "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: "
-            "auth_file, cleanup, ",
+            (
+                "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: "
+                "auth_file, cleanup, "
+            ),
         ),
         ("gpu: {}\n\ndokcer: {}", "FILE:3: dokcer: unknown key; did you mean docker? allowed: d"),
         ("docker:\n  enabled: true\n  enabled: false", "FILE:3: the key enabled stands twice"),
