@@ -222,8 +222,9 @@ def test_pause_and_resume(harness: Harness) -> None:
 
 
 def test_a_passed_deadline_pauses_until_the_next_beat(harness: Harness) -> None:
-    handle = harness.runtime.start(harness.plan(WAITS), soon(0.3))
+    handle = harness.runtime.start(harness.plan(WAITS), soon())
     hear(handle, until=up)
+    handle.beat(soon(0.3))
     wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused by the deadline")
     handle.beat(soon())
     wait_until(lambda: handle.status() is Status.RUNNING, timeout=5, what="resumed by the beat")

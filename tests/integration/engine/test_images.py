@@ -109,7 +109,8 @@ def test_the_image_says_what_it_is(raw: docker.APIClient) -> None:
         "org.opencontainers.image.version": version,
     }
     assert found["Config"]["User"] == "1000:1000"
-    assert sorted(found["RepoTags"]) == [
+    own = [tag for tag in found["RepoTags"] if tag.startswith("cyxwiz/")]  # others push it
+    assert sorted(own) == [
         f"cyxwiz/executor:cpu-{version}",
         "cyxwiz/executor:cpu-latest",
     ]
