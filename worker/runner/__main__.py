@@ -51,12 +51,13 @@ def _judged(error: BaseException) -> tuple[Exit, str]:
         return Exit.TERMINATED, str(error)
     if isinstance(error, Fault):
         return error.exit, str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         traceback.print_exception(error, file=sys.stderr)
-        if not isinstance(error, MemoryError):
-            return Exit.MEMORY, f"GPU memory was not enough: {error}"
         log(f"MemoryError: {error}")
-        return Exit.MEMORY, f"memory was not enough: {error or 'no more could be had'}"
+        return Exit.MEMORY, f"memory was not enough: {str(error) or 'no more could be had'}"
+    if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, of a GPU
+        traceback.print_exception(error, file=sys.stderr)
+        return Exit.MEMORY, f"GPU memory was not enough: {error}"
     if isinstance(error, OSError) and error.filename is not None:
         return Exit.INTERNAL, f"{error.filename}: {error.strerror}"
     traceback.print_exception(error, file=sys.stderr)

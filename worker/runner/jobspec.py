@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 from worker.runner.faults import JobFault
 from worker.runner.fields import Fields, one_of, sizes, texts, whole
@@ -138,6 +139,15 @@ def places(environ: Mapping[str, str]) -> Places:
         checkpoints=Path(environ.get("CYXWIZ_CHECKPOINTS") or "/job/checkpoints"),
         output=Path(environ.get("CYXWIZ_OUTPUT") or "/job/output"),
     )
+
+
+def shown(uri: str) -> str:
+    """A URL without user, password, query and fragment, which may be secrets."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return uri.partition(":")[0] + ":…"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _seed_of(job_id: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from worker.runner.checkpoints import Checkpoints
 from worker.runner.data.prepare import prepare
 from worker.runner.data.split import Split, load_split
-from worker.runner.jobspec import JobSpec, Places, job_spec
+from worker.runner.jobspec import JobSpec, Places, job_spec, shown
 from worker.runner.loop import Loop, Run, Trained
 from worker.runner.model import head, layers
 from worker.runner.model.head import Model
@@ -142,7 +142,7 @@ def _about(
         "job_id": job.job_id,
         "trainer": trainer,
         "seed": str(job.seed),
-        "dataset_uri": job.dataset_uri.partition("?")[0],
+        "dataset_uri": shown(job.dataset_uri),
         "validation_split": f"{options.validation_split:g}",
         "features": json.dumps(split.features),
         "target": split.target,

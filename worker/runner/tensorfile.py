@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -42,17 +41,17 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str])
     """
     header, arrays = _header(tensors, metadata)
     digest = hashlib.sha256()
-    fd, name = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        with os.fdopen(fd, "wb") as file:
+        with partial.open("wb") as file:
             for block in (len(header).to_bytes(8, "little"), header, *arrays):
                 digest.update(block)
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)  # noqa: PTH105  # as in the lines above: a name from mkstemp
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
     return digest.hexdigest()

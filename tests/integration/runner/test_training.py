@@ -240,6 +240,20 @@ def test_what_the_environment_lacks_is_named(place: Place) -> None:
     refused(place.run(config), "needs torch", "pip install torch", code=Exit.ENVIRONMENT)
 
 
+def test_memory_that_is_not_enough_is_said_as_the_node_looks_for_it(place: Place) -> None:
+    done = place.run(job(mlp(2**36), hyperparameters={"trainer": "sklearn"}))
+    assert done.code == Exit.MEMORY
+    assert "memory was not enough" in done.complete["error"]
+    assert any(line.startswith("MemoryError") for line in done.log.splitlines())
+
+
+def test_credentials_in_a_url_are_not_repeated(place: Place) -> None:
+    config = job(mlp(4), dataset_uri="https://me:secret@host.example/x.csv?key=secret")
+    done = place.run(config)
+    refused(done, "the data of https://host.example/x.csv are not here")
+    assert "secret" not in done.log + json.dumps(done.lines)
+
+
 def test_prints_of_a_library_do_not_reach_the_protocol(cold_place: Place) -> None:
     # when the trainer is loaded something prints, as frameworks do
     scratch = cold_place.home / "scratch"

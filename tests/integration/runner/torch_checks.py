@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from worker.runner import inference, tensorfile
+from worker.runner.__main__ import _judged
 from worker.runner.data.columns import Wanted
 from worker.runner.data.images import load_images
 from worker.runner.data.parquet import load_parquet
 from worker.runner.data.prepare import Prepared
-from worker.runner.faults import EnvironmentLacks, JobFault
+from worker.runner.faults import EnvironmentLacks, Exit, JobFault
 from worker.runner.model import head, layers
 from worker.runner.options import OPTIMIZERS, parse
 from worker.runner.trainers.base import Plan, State
@@ -261,6 +262,16 @@ def a_gpu_that_is_not_there_is_missed(directory: Path) -> None:
         made([{"type": "Dense", "units": 3}], device=wanted)
 
 
+def memory_that_is_not_enough_is_known_as_such(directory: Path) -> None:
+    found: Exception | None = None
+    try:
+        made([{"type": "Dense", "units": 2**36}, {"type": "Dense", "units": 3}])
+    except Exception as error:
+        found = error
+    assert found is not None, "it was had"
+    assert _judged(found)[0] is Exit.MEMORY, found
+
+
 def weights_of_another_model_are_refused(directory: Path) -> None:
     state = made([{"type": "Dense", "units": 3}]).state()
     with refused(ValueError, "of another model"):
@@ -329,6 +340,7 @@ CHECKS: dict[str, Check] = {
             gradients_are_clipped,
             mixed_precision_needs_a_gpu_and_says_so,
             a_gpu_that_is_not_there_is_missed,
+            memory_that_is_not_enough_is_known_as_such,
             weights_of_another_model_are_refused,
             images_become_arrays,
             parquet_becomes_columns,

@@ -10,6 +10,7 @@ from worker.runner.data import builtin, csvfile, images, npzfile, parquet
 from worker.runner.data.columns import Wanted
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
+from worker.runner.jobspec import shown
 from worker.runner.options import Options
 
 _TABLES: Final[dict[str, Callable[[Path, Wanted], Raw]]] = {
@@ -27,7 +28,7 @@ def load(uri: str, data: Path | None, options: Options) -> Raw:
         return builtin.load(uri.removeprefix("builtin:").partition("#")[0])
     if data is None:
         raise JobFault(
-            f"dataset_uri: the data of {uri} are not here: neither CYXWIZ_DATA nor /job/data"
+            f"dataset_uri: the data of {shown(uri)} are not here: neither CYXWIZ_DATA nor /job/data"
         )
     if not data.exists():
         raise JobFault(f"dataset_uri: {data} is not there")
