@@ -32,12 +32,8 @@ class Timers:
             self._contact = max(self._contact, now)
 
     def ended(self, now: float) -> None:
-        """The attempt ended: whoever comes late still has the whole time to ask how.
-
-        But not if it was ended because nobody came: its grant is wanted.
-        """
-        if not self.abandoned(now):
-            self._contact = max(self._contact, now)
+        """The attempt ended: whoever comes late still has the whole time to ask how."""
+        self._contact = max(self._contact, now)
 
     def expired(self, now: float) -> bool:
         """The lease may be somebody else's by now."""
