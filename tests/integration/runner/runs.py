@@ -26,7 +26,7 @@ def torch_python() -> str:
     found = os.environ.get(TORCH, "")
     if found:
         return found
-    why = f"{TORCH} names no Python with torch, numpy, scikit-learn and safetensors"
+    why = f"{TORCH} names no Python with torch, numpy, scikit-learn, Pillow and pyarrow"
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)
