@@ -241,7 +241,7 @@ _KINDS: Final[dict[str, Any]] = {
     )
 }
 _TUPLES: Final = frozenset({"devices", "lines"})
-_TAIL: Final = (Progress, Log, Checkpoint)
+_TAIL: Final = (Progress, Log, Checkpoint, Fetching)
 _ENDS: Final = (Succeeded, Failed, Cancelled, Rejected)
 
 
@@ -268,7 +268,7 @@ class Envelope:
 
 
 def is_state(event: Event) -> bool:
-    """Whether the history keeps it; what the job itself can print is a capped tail."""
+    """Whether the history keeps it; what may come without end is a capped tail."""
     return not isinstance(event, _TAIL)
 
 
