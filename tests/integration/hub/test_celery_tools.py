@@ -56,9 +56,9 @@ def test_inspect_and_control(node_hub: Hub) -> None:
     assert f"job {job_id} is being cancelled" in done.stdout
     with pytest.raises(TaskRevokedError):
         train.AsyncResult(job_id).get(timeout=WAIT)
-    done = celery(node_hub, "control", "--timeout", "5", "terminate", "SIGKILL", job_id)
-    assert done.returncode == 0, done.stderr
-    assert f"job {job_id} had ended: cancelled" in done.stdout
+    order = {"task_id": job_id, "signal": "SIGKILL"}
+    (reply,) = node_hub.app.control.broadcast("terminate", arguments=order, reply=True)
+    assert reply == {"hub": {"ok": f"job {job_id} had ended: cancelled"}}
 
 
 class Flower:

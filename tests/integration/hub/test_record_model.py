@@ -248,7 +248,7 @@ class Record(RuleBasedStateMachine):
 def test_the_record_is_as_its_model(hub: Hub) -> None:
     _hub[:] = [hub]
     Record.TestCase.settings = settings(
-        max_examples=50,
+        max_examples=35,
         stateful_step_count=40,
         deadline=None,
         report_multiple_bugs=False,
