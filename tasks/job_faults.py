@@ -27,6 +27,8 @@ _PHRASES: Final = {
     "dict_type": "is no object",
     "model_type": "is no object",
     "tuple_type": "is no list",
+    "too_short": "has too few items",
+    "too_long": "has too many items",
     "string_pattern_mismatch": "is not of the right form",
     "enum": "is not one of the choices",
 }

@@ -131,7 +131,7 @@ class Settings:
 def unavailable(url: str, error: Exception) -> RedisUnavailable:
     """The error for a Redis that cannot be reached."""
     return RedisUnavailable(
-        f"cannot use Redis at {mask(url)}: {error}. "
+        f"cannot use Redis at {mask(url)}: {str(error).rstrip('.')}. "
         "Start one there, or set CYXWIZ_REDIS_URL to where it is."
     )
 

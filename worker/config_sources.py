@@ -128,6 +128,8 @@ def _line(place: Place, detail: ErrorDetails, model: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{name}: {_unknown(place, model)}"
     wrong = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    if detail["type"] == "path_type":
+        wrong = "is no path"
     if detail["type"] == "string_pattern_mismatch":
         wrong = "is not of the right form"
     section = detail["type"] == "value_error" and isinstance(detail["input"], dict)
