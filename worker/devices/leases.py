@@ -46,8 +46,8 @@ class LeaseFile:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(dict(record)).encode(), 0)
+            # Over what stood there, never truncated first: ext4 would write the file out at once.
+            os.pwrite(fd, json.dumps(dict(record)).encode().ljust(os.fstat(fd).st_size), 0)
         except BlockingIOError:
             os.close(fd)
             return None

@@ -69,6 +69,10 @@ def collect(
     """
     staging = destination.with_name(f".{destination.name}.partial")
     shutil.rmtree(staging, ignore_errors=True)
+    with os.scandir(output) as entries:
+        if next(entries, None) is None:  # as most commands leave it: nothing to copy, nor to sync
+            shutil.rmtree(destination, ignore_errors=True)
+            return Collected(directory=destination, artifacts=(), refused=())
     staging.mkdir(parents=True, mode=0o700)
     try:
         artifacts, refused = _copied(output, staging, most_bytes or None, keep_free, check)
