@@ -131,11 +131,10 @@ class Attachment:
             # engines send small pieces: take all that is there before going round the loop
             for _ in range(_PIECES):
                 room = self._room()
-                if room <= 0 or not exchange.advance(min(_PIECE, room)):
+                data = exchange.stream(min(_PIECE, room)) if room > 0 else None
+                if data is None:
                     break
-                if reader.status in (101, 200) and reader.body:
-                    data = bytes(reader.body)
-                    reader.body.clear()
+                if data:
                     self._frames.feed(data)
                 if reader.complete:
                     break

@@ -126,6 +126,13 @@ class Reader:
         return self._ended
 
     @property
+    def raw(self) -> bool:
+        """The rest of the connection is the body, and none of it has been kept."""
+        return self.status in (101, 200) and not (
+            self._chunked or self._ended or self.body or self._left is not None
+        )
+
+    @property
     def answer(self) -> Answer:
         return Answer(self.status, bytes(self.body))
 
@@ -238,6 +245,26 @@ class Exchange:
             return False
         self.reader.feed(data)
         return True
+
+    def stream(self, most: int) -> bytes | None:
+        """What has come of a body that streams, at most ``most`` bytes; None: nothing now.
+
+        Raises:
+            OSError: the connection broke before the answer was whole.
+        """
+        try:
+            data = self._connection.recv(most)
+        except BlockingIOError:
+            return None
+        reader = self.reader
+        if data and reader.raw:
+            return data  # no head, no chunks: nothing to be understood
+        reader.feed(data)
+        if reader.status not in (101, 200):
+            return b""
+        body = bytes(reader.body)
+        reader.body.clear()
+        return body
 
     def close(self) -> None:
         self._connection.close()
