@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import AgentProcess, NodeSpec, gone, redis_server, serving, stand_in
+from tests.support.nodes import AgentProcess, NodeSpec, gone, serving, stand_in
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from worker.keeper import procfs
 from worker.node import slot_records
@@ -25,9 +26,9 @@ Start = Callable[..., AgentProcess]
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
-    with redis_server(tmp_path / "redis") as url:
-        yield url
+def hub() -> Iterator[str]:
+    with RedisServer() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tasks.settings import Settings
-from tests.support.nodes import AgentProcess, NodeSpec, gone, redis_server, serving
+from tests.support.nodes import AgentProcess, NodeSpec, gone, serving
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -22,9 +23,9 @@ Start = Callable[..., AgentProcess]
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
-    with redis_server(tmp_path / "redis") as url:
-        yield url
+def hub() -> Iterator[str]:
+    with RedisServer() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import redis
 
 from tasks.errors import NodeConflict
 from tasks.keys import Keys
-from tests.support.nodes import redis_server
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from worker.node.identity import NodeIdentity
 from worker.node.registry import Heartbeat, NodeRecord, NodeRegistry, NodeState, SlotEntry
@@ -47,9 +47,9 @@ def record_of(who: NodeIdentity) -> NodeRecord:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as url:
-        yield url
+def server() -> Iterator[str]:
+    with RedisServer() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import redis
 
 from tasks.settings import Settings
 from tests.support.waiting import wait_until
@@ -32,33 +27,6 @@ STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 def stand_in(*modes: str) -> list[str]:
     """The command line of a stand-in for a Celery worker."""
     return [sys.executable, "-I", "-S", str(STAND_IN), *modes]
-
-
-@contextmanager
-def redis_server(directory: Path) -> Iterator[str]:
-    """A redis-server of this test's own; yields its URL."""
-    server = shutil.which("redis-server")
-    assert server, "redis-server is not on PATH"
-    directory.mkdir(parents=True, exist_ok=True)
-    socket = directory / "redis.sock"
-    process = subprocess.Popen(
-        [server, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", directory],
-        stdout=subprocess.DEVNULL,
-    )
-    client = redis.Redis(unix_socket_path=str(socket))
-
-    def answers() -> bool:
-        with suppress(redis.RedisError):
-            return bool(client.ping())
-        return False
-
-    try:
-        wait_until(answers, what="redis-server")
-        yield f"unix://{socket}"
-    finally:
-        client.close()
-        process.terminate()
-        process.wait(10)
 
 
 @dataclass(kw_only=True)
