@@ -180,4 +180,5 @@ def _sha256(path: Path) -> str:
 def _say(kind: str, **fields: Any) -> None:
     whose = {"job_id": os.environ["CYXWIZ_JOB_ID"]} if "CYXWIZ_JOB_ID" in os.environ else {}
     line = json.dumps({"type": kind, **whose, **fields, "timestamp": time.time()})
-    print(line, flush=True)
+    # a progress bar leaves its line unfinished: what came after it would be log
+    print(f"\n{line}", flush=True)
