@@ -42,8 +42,10 @@ def test_killed_in_epoch_6_of_10(cluster: Cluster) -> None:
             epochs.setdefault(one.attempt, []).append(one.event.epoch)
             if one.event.epoch == 5 and not killed:  # the fifth is over: it is in the sixth
                 killed = True
-                slot = cluster.record(job).slot
-                os.kill(cluster.node.pool_child(slot), signal.SIGKILL)
+                # the program outlives its supervisor for a moment, and shall not go on meanwhile
+                for pid in cluster.node.job_pids():
+                    os.kill(pid, signal.SIGSTOP)
+                os.kill(cluster.node.pool_child(cluster.record(job).slot), signal.SIGKILL)
     assert sorted(epochs) == [1, 2]
     assert epochs[1][0] == 1
     assert epochs[1][-1] < 10
