@@ -13,10 +13,16 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopBell:
-    """Rung by SIGTERM, SIGINT and SIGHUP while entered in the main thread, or by `ring`."""
+    """Rung by SIGTERM, SIGINT and SIGHUP while entered in the main thread, or by `ring`.
+
+    The interpreter itself writes to the pipe as a signal arrives (`signal.set_wakeup_fd`). A
+    handler alone would not do: it runs between two instructions, so one for a signal that comes
+    just before the loop blocks would wait until something else wakes it.
+    """
 
     def __init__(self) -> None:
-        self._fd = -1
+        self._hears = self._rung = -1
+        self._wakes_before: int | None = None
         self._rings = 0
         self._before: dict[signal.Signals, Any] = {}
 
@@ -28,21 +34,24 @@ class StopBell:
     def ring(self) -> None:
         """From any thread, and from a signal handler; also before it is entered."""
         self._rings += 1
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
+        if self._rung >= 0:
+            with contextlib.suppress(BlockingIOError):  # full of rings that will be heard
+                os.write(self._rung, b"!")
 
     def fileno(self) -> int:
         """Readable once it was rung, until `clear`."""
-        return self._fd
+        return self._hears
 
     def clear(self) -> None:
         """Heard; the count stays."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
+            while os.read(self._hears, 4096):
+                pass
 
     def __enter__(self) -> Self:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._hears, self._rung = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
+            self._wakes_before = signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                     self._before[number] = signal.signal(number, lambda *_: self.ring())
@@ -57,5 +66,10 @@ class StopBell:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        if self._wakes_before is not None:
+            signal.set_wakeup_fd(self._wakes_before)
+            self._wakes_before = None
+        fds = self._hears, self._rung
+        self._hears = self._rung = -1
+        for fd in fds:
+            os.close(fd)
