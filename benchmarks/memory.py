@@ -9,6 +9,7 @@ from benchmarks.report import Measure, Report
 
 SLOTS = 8
 SETTLE_S = 3.0
+"""What is imported or started lazily after a worker says ready has come by then, on both sides."""
 
 
 def measure() -> Report:
