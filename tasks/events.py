@@ -34,6 +34,8 @@ class Admitted:
     sandbox_level: int = 0
     """0 none, 1 basic, 2 full."""
     why: str = ""
+    warning: str = ""
+    """What the job goes without, where it runs natively for want of a container engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,13 @@ class Started:
     mode: str = ""
     devices: tuple[str, ...] = ()
     image: str = ""
+    """As the job or the node's rules name it; '' for a native attempt."""
+    image_id: str = ""
+    """The engine's."""
+    digest: str = ""
+    """``REPOSITORY@sha256:…``; '' for an image that no registry has."""
+    sandbox: Mapping[str, Any] = field(default_factory=dict)
+    """What the node has seen of the attempt's sandbox; {} for a native one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +126,8 @@ class Usage:
     cpu_seconds: float = 0.0
     max_rss_mb: float = 0.0
     wall_seconds: float = 0.0
+    oom: bool = False
+    """The kernel killed something in it for want of memory, whatever became of the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -127,9 +127,15 @@ class Records:
             self.terminal_ttl_s,
         )
         if answer[0] == "OK":
-            _, fence, attempt, spec, last_reason = answer
+            _, fence, attempt, spec, last_reason, image = answer
             lease = Lease(job_id=job_id, owner=owner, fence=int(fence))
-            return Claimed(lease=lease, attempt=int(attempt), spec=spec, last_reason=last_reason)
+            return Claimed(
+                lease=lease,
+                attempt=int(attempt),
+                spec=spec,
+                last_reason=last_reason,
+                image=image,
+            )
         _, why, state, result, reason, message, stored = answer
         return NotClaimed(
             why=why,
@@ -331,6 +337,8 @@ class Records:
             result=json.loads(found.get("result") or "{}"),
             progress=json.loads(found.get("progress") or "{}"),
             seq=int(found["seq"]),
+            image=found.get("image", ""),
+            sandbox=json.loads(found.get("sandbox") or "{}"),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.state import JobState
@@ -29,6 +29,9 @@ class Claimed:
     """The job's configuration as submitted (JSON)."""
     last_reason: str
     """Why the attempt before this one ended; '' if there was none."""
+    image: str = ""
+    """What an attempt before this one ran: the image's digest, or its id in that node's engine;
+    '' if none has run in a container."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,3 +108,7 @@ class JobRecord:
     progress: Mapping[str, Any]
     """The last progress event; {} if there was none."""
     seq: int
+    image: str = ""
+    """The digest or id of the image of the last attempt in a container; '' if there was none."""
+    sandbox: Mapping[str, Any] = field(default_factory=dict)
+    """What was seen of the last attempt's sandbox; {} for a native one."""

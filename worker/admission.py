@@ -1,16 +1,18 @@
 """Whether this node runs a job, and how: decided before anything is granted or started. Pure.
 
-A refusal is for good: no node may run the job as it stands. A hand-back is this node's alone.
+A refusal is for good: no node may run the job as it stands. A hand-back is this node's alone; a
+job that was handed back for want of a sandbox and comes again has found no node that has one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.choices import Device
+from tasks.choices import Device, Network, Sandbox
 from tasks.job import JobConfig
 from tasks.state import FailureReason
 from worker.config import ExecutionMode, NodeConfig
+from worker.engines import EngineState, SandboxLevel
 from worker.limits import HostSize, OverCap, effective_limits
 from worker.plan import Limits
 from worker.sandbox.policy import Confinement, Placement, placement
@@ -21,9 +23,12 @@ class Admitted:
     """It runs here."""
 
     mode: str
-    """native."""
+    """native, docker or podman."""
+    level: SandboxLevel
     why: str
     """For people, in the `admitted` event and the result."""
+    warning: str = ""
+    """What a job that runs natively for want of an engine goes without."""
     limits: Limits
 
 
@@ -43,45 +48,96 @@ class Refused:
     message: str
 
 
-def confinement(config: NodeConfig) -> Confinement:
-    """What the node can do, as the sandbox policy sees it. No container engine is driven yet."""
+def confinement(config: NodeConfig, engine: EngineState) -> Confinement:
+    """What the node can do, as the sandbox policy sees it."""
     return Confinement(
         mode=config.execution.mode,
-        engine_usable=False,
+        engine_usable=engine.usable,
         allow_untrusted_native=config.execution.allow_untrusted_native,
         has_trust_keys=bool(config.trust.keys),
         has_gvisor=False,
     )
 
 
-def admit(job: JobConfig, config: NodeConfig, host: HostSize) -> Admitted | HandBack | Refused:
-    """The decision for a job on a CPU slot of this node."""
+def admit(
+    job: JobConfig,
+    config: NodeConfig,
+    host: HostSize,
+    engine: EngineState,
+    *,
+    last_reason: str = "",
+    engine_expected: bool = False,
+) -> Admitted | HandBack | Refused:
+    """The decision for a job on a CPU slot of this node.
+
+    ``last_reason``: why the attempt before this one ended, or was handed back. ``engine_expected``:
+    the slot offered containers when it began to read its queues, so an engine that is away now
+    will be back.
+    """
     # No signature can be verified yet, so nothing is trusted, whatever it says of itself.
-    where = placement(confinement(config), job.sandbox, trusted=False)
-    if where is not Placement.NATIVE:
-        return Refused(
-            reason=FailureReason.SANDBOX_UNAVAILABLE,
-            message=f"sandbox: {job.sandbox} is asked for, and this node has no container engine "
-            "to give it; it runs untrusted jobs natively only with "
-            "execution.allow_untrusted_native: true",
-        )
-    unable = _unable(job)
+    where = placement(confinement(config, engine), job.sandbox, trusted=False)
+    if where is Placement.NOWHERE:
+        return _nowhere(job, config, engine, last_reason, engine_expected)
+    unable = _unable(job, where)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
     if isinstance(limits, OverCap):
         return HandBack(reason=FailureReason.OUT_OF_MEMORY, message=limits.reason)
-    return Admitted(mode="native", why=_why(config), limits=limits)
+    if where is Placement.CONTAINER:
+        return Admitted(
+            mode=engine.name,
+            level=engine.level,
+            why=f"{engine.name} {engine.version} is usable, and unsigned jobs run in a container",
+            limits=limits,
+        )
+    wanted = config.execution.mode is ExecutionMode.NATIVE
+    return Admitted(
+        mode="native",
+        level=SandboxLevel.NONE,
+        why=_why_native(engine),
+        warning="" if wanted else f"no sandbox: no container engine is usable: {engine.reason}",
+        limits=limits,
+    )
 
 
-def _unable(job: JobConfig) -> HandBack | Refused | None:
-    """What a native CPU slot cannot give, and must not pretend to."""
+def _nowhere(
+    job: JobConfig,
+    config: NodeConfig,
+    engine: EngineState,
+    last_reason: str,
+    engine_expected: bool,
+) -> HandBack | Refused:
+    if job.sandbox is Sandbox.GVISOR:
+        return Refused(
+            reason=FailureReason.SANDBOX_UNAVAILABLE,
+            message="sandbox: gvisor is asked for, and this node has no runsc",
+        )
+    message = (
+        f"sandbox: {job.sandbox} is asked for, and this node has no container engine to give it "
+        f"({engine.reason}); it runs untrusted jobs natively only with "
+        "execution.allow_untrusted_native: true"
+    )
+    if config.execution.mode is ExecutionMode.NATIVE:
+        return Refused(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
+    if engine_expected:
+        return HandBack(
+            reason=FailureReason.ENGINE_ERROR,
+            message=f"the container engine is away: {engine.reason}",
+        )
+    if last_reason == FailureReason.SANDBOX_UNAVAILABLE:
+        return Refused(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
+    return HandBack(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
+
+
+def _unable(job: JobConfig, where: Placement) -> HandBack | Refused | None:
+    """What a CPU slot of this node cannot give, and must not pretend to."""
     if job.required_device not in (Device.CPU, Device.ANY):
         return HandBack(
             reason=FailureReason.NO_DEVICE,
             message=f"required_device: {job.required_device} is asked for, and this is a CPU slot",
         )
-    if job.image is not None:
+    if job.image is not None and where is Placement.NATIVE:
         return HandBack(
             reason=FailureReason.IMAGE_UNAVAILABLE,
             message=f"image: {job.image} is asked for, and this node runs jobs natively",
@@ -91,16 +147,18 @@ def _unable(job: JobConfig) -> HandBack | Refused | None:
             reason=FailureReason.UNTRUSTED,
             message="secrets: only a job that a key of the node has signed gets any",
         )
+    if job.network is not Network.NONE and where is Placement.CONTAINER:
+        return Refused(
+            reason=FailureReason.UNTRUSTED,
+            message=f"network: {job.network} is asked for, and only a job that a key of the node "
+            "has signed for it gets any network",
+        )
     return None
 
 
-def _why(config: NodeConfig) -> str:
-    how = (
-        "execution.mode is native"
-        if config.execution.mode is ExecutionMode.NATIVE
-        else "no container engine is in use on this node"
-    )
+def _why_native(engine: EngineState) -> str:
     return (
-        f"{how}, and execution.allow_untrusted_native lets unsigned jobs run without a sandbox; "
-        "memory, processes and output are capped, the network is not confined"
+        f"{engine.reason or 'no container engine is in use'}, and "
+        "execution.allow_untrusted_native lets unsigned jobs run without a sandbox; memory, "
+        "processes and output are capped, the network is not confined"
     )

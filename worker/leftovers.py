@@ -32,7 +32,7 @@ def end_leftovers(parts: NodeParts) -> list[str]:
     """
     ended: list[str] = []
     found = _attempts_of(parts)
-    for handle in parts.runtime.recover():
+    for handle in [one for runtime in parts.recovering() for one in runtime.recover()]:
         if str(handle.attempt) in found:
             try:
                 handle.fence()

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from tasks.choices import Device
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig
 from worker.crew import Crew
 from worker.devices.pool import DevicePool
+from worker.engines import Engines
+from worker.launchers import Launcher
+from worker.launchers.native import NativeLauncher
 from worker.limits import HostSize
 from worker.node.paths import NodePaths
 from worker.orders import Orders
 from worker.runtimes.base import Runtime
+
+NATIVE: Final = "native"
+"""The mode of attempts that run without an engine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +30,8 @@ class Place:
     node: str
     slot: str
     host: HostSize
+    offers_containers: bool = False
+    """Its engine could be used when it began to read its queues."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +43,20 @@ class NodeParts:
     config: NodeConfig
     paths: NodePaths
     pool: DevicePool
-    runtime: Runtime
+    native: Runtime
+    engines: Engines
     orders: Orders
     crew: Crew
     place: Place
+
+    def launcher(self, mode: str) -> Launcher:
+        """How attempts of ``mode`` are started. Raises ConfigError: the node has no such mode."""
+        if mode == NATIVE:
+            return NativeLauncher(self.native, self.config, self.paths)
+        from worker.launchers.container import ContainerLauncher  # no cost to a native node
+
+        return ContainerLauncher(self.engines.runtime(), self.paths, device=Device.CPU)
+
+    def recovering(self) -> list[Runtime]:
+        """What finds the attempts of earlier supervisors."""
+        return [self.native, *self.engines.recovering()]

@@ -79,6 +79,9 @@ class LaunchPlan:
     limits: Limits
     grant: Grant
     image: str | None = None
+    """As the allow-list knows it; None for native attempts."""
+    image_id: str = ""
+    """The engine's id of it; '': whatever ``image`` means when the attempt starts."""
     mounts: tuple[Mount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
 

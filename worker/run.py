@@ -19,11 +19,11 @@ from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Patience
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
-from worker.launch import native_plan
+from worker.launchers import Asked, Launcher, Picked
 from worker.lease import Renewal, remember
 from worker.limits import effective_timeout
 from worker.outcome import Ended, Evidence, Outcome, decide
-from worker.parts import NodeParts
+from worker.parts import NATIVE, NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.result import missing_output, success_result
 from worker.runtimes.base import Handle
@@ -34,6 +34,7 @@ from worker.turned_away import TurnedAway
 log = logging.getLogger(__name__)
 
 _HEARD_AT_ONCE_S = 0.5
+_TELL_OF_A_PULL_S = 5.0
 
 
 class _Ended(Exception):
@@ -71,6 +72,10 @@ class Run:
         self._handle: Handle | None = None
         self._grant: HeldGrant | None = None
         self._admitted: Admitted | None = None
+        self._launcher: Launcher | None = None
+        self._picked = Picked()
+        self._sandbox: Mapping[str, Any] = {}
+        self._told_of_pull = 0.0
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
         self._began = time.monotonic()
@@ -143,7 +148,9 @@ class Run:
         except InvalidJob as error:
             return TurnedAway.rejected(FailureReason.USER_ERROR, str(error)).outcome, {}
         except RuntimeUnavailable as error:
-            return TurnedAway.handed_back(FailureReason.ENGINE_ERROR, str(error)).outcome, {}
+            log.warning("attempt.unstarted attempt=%s error=%s", self._id, error)
+            self._parts.engines.doubt()
+            return TurnedAway.by_runtime(error, self._claim.last_reason).outcome, {}
         except LeaseLost:
             raise
         except Exception as error:  # a fault of ours must not cost the job its record
@@ -160,9 +167,16 @@ class Run:
             )
 
     def _plan(self, job: JobConfig) -> LaunchPlan:
-        """Admission, data, grant."""
+        """Admission, image, data, grant."""
         parts = self._parts
-        decision = admit(job, parts.config, parts.place.host)
+        decision = admit(
+            job,
+            parts.config,
+            parts.place.host,
+            parts.engines.state(),
+            last_reason=self._claim.last_reason,
+            engine_expected=parts.place.offers_containers,
+        )
         match decision:
             case Refused():
                 raise TurnedAway.rejected(decision.reason, decision.message)
@@ -170,37 +184,63 @@ class Run:
                 raise TurnedAway.handed_back(decision.reason, decision.message)
             case Admitted():
                 self._admitted = decision
+        native = decision.mode == NATIVE
         self._publisher.state(
-            events.Admitted(mode=decision.mode, sandbox_level=0, why=decision.why),
-            more_soon=job.dataset_uri is None and job.code_uri is None,
+            events.Admitted(
+                mode=decision.mode,
+                sandbox_level=decision.level,
+                why=decision.why,
+                warning=decision.warning,
+            ),
+            more_soon=native and job.dataset_uri is None and job.code_uri is None,
         )
+        launcher = self._launcher = parts.launcher(decision.mode)
+        self._picked = launcher.prepare(job, self._claim.image, self._pulling)
+        self._check()
         provided = self._supplies.get(job)
         self._check()
         self._grant = parts.pool.grant_cpu(parts.place.slot)
         grant = self._grant.grant
-        return native_plan(
+        asked = Asked(
             job=job,
             attempt=self._id,
             number=self._claim.attempt,
-            config=parts.config,
-            paths=parts.paths,
             # whoever holds the grant keeps what was fetched in the cache, too
             grant=replace(grant, fds=(*grant.fds, *provided.fds)),
             limits=decision.limits,
             data=provided.data_path,
             code=provided.code,
         )
+        return launcher.plan(asked, self._picked)
+
+    def _pulling(self, image: str, detail: str) -> None:
+        """Pass on how a pull gets on; raises to end it."""
+        self._check()
+        now = time.monotonic()
+        if now - self._told_of_pull >= _TELL_OF_A_PULL_S:
+            self._told_of_pull = now
+            self._publisher.state(events.Pulling(image=image, detail=detail))
 
     def _start(self, plan: LaunchPlan) -> None:
         self._check()
-        self._parts.runtime.prepare(plan.image, lambda detail: None)
-        self._handle = self._parts.runtime.start(plan, self._renewal.deadline)
+        launcher, admitted = self._launcher, self._admitted
+        assert launcher is not None and admitted is not None  # noqa: S101, PT018 - _plan has set it
+        self._handle = launcher.runtime.start(plan, self._renewal.deadline)
         remember(plan.state, self._claim.lease)
         if self._grant is not None:
             self._grant.release()  # the keeper holds it from here on, and what was fetched
         self._supplies.close()
+        self._sandbox = launcher.report(self._handle)
         self._publisher.state(
-            events.Started(mode="native", devices=plan.grant.devices), state=JobState.RUNNING
+            events.Started(
+                mode=admitted.mode,
+                devices=plan.grant.devices,
+                image=self._picked.reference,
+                image_id=self._picked.id,
+                digest=self._picked.digest,
+                sandbox=self._sandbox,
+            ),
+            state=JobState.RUNNING,
         )
 
     def _watch(self, job: JobConfig) -> ExitStatus:
@@ -237,6 +277,7 @@ class Run:
                 cpu_seconds=round(exit_.cpu_seconds, 3),
                 max_rss_mb=round(exit_.max_rss_mb, 1),
                 wall_seconds=round(exit_.wall_seconds, 3),
+                oom=exit_.oom,
             ),
             more_soon=True,
         )
@@ -266,17 +307,30 @@ class Run:
             kept=kept,
             output=plan.output,
             about={
-                "mode": "native",
-                "why": self._admitted.why if self._admitted else "",
+                **self._how(),
                 "node": self._parts.place.node,
                 "slot": self._parts.place.slot,
                 "attempt": self._claim.attempt,
                 "seconds": round(time.monotonic() - self._began, 3),
                 "cpu_seconds": round(exit_.cpu_seconds, 3),
                 "max_rss_mb": round(exit_.max_rss_mb, 1),
+                # it went on, and ended well: nothing else would tell that it was short of memory
+                **({"oom": True} if exit_.oom else {}),
             },
         )
         return outcome, result
+
+    def _how(self) -> dict[str, Any]:
+        """How it was run, for the result."""
+        admitted, picked = self._admitted, self._picked
+        assert admitted is not None  # noqa: S101 - _plan has set it
+        return {
+            "mode": admitted.mode,
+            "why": admitted.why,
+            **({"warning": admitted.warning} if admitted.warning else {}),
+            **({"image": picked.reference, "image_id": picked.id} if picked.id else {}),
+            **({"digest": picked.digest} if picked.digest else {}),
+        }
 
     def _check(self) -> None:
         if self._fenced:

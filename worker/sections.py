@@ -220,6 +220,16 @@ class ImagesSection(Section):
         strict=False,
         description="a list of patterns of image references, such as 'cyxwiz/*'",
     )
+    keep_days: Amount = Field(
+        30,
+        description="a whole number of days after which an executor image that no job has used "
+        "is removed; 0: never",
+    )
+    keep_free_mb: Amount = Field(
+        10_240,
+        description="MiB of the engine's disk: below it, executor images that no job has used "
+        "within the hour are removed",
+    )
 
 
 class TimeoutsSection(Section):

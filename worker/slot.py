@@ -16,7 +16,9 @@ from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
 from worker.devices.pool import DevicePool
+from worker.engines import Engines, EngineState
 from worker.interruption import Interruptible
+from worker.keeper.zygote import Zygote
 from worker.leftovers import end_leftovers
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
@@ -25,7 +27,7 @@ from worker.node.services import teller
 from worker.node.slot_lock import take_slot
 from worker.orders import Orders
 from worker.parts import NodeParts, Place
-from worker.runtimes import runtime
+from worker.runtimes import native_runtime
 from worker.sandbox.policy import sandbox_classes
 from worker.store.policy import Policy
 from worker.store.provide import Store
@@ -52,6 +54,7 @@ class SlotProcess:
         self._host = host_size()
         self._reaper: Reaper | None = None
         self._lock = -1
+        self._offers_containers = False
 
     @classmethod
     def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
@@ -80,12 +83,14 @@ class SlotProcess:
         self._paths.create()
         self._lock = take_slot(self._paths, self.name)
         node = self._config.node.name
+        engine = self._engine_state()
+        self._offers_containers = engine.usable
         offer = SlotOffer(
             device=Device.CPU,
             memory_mb=self._most_memory_mb(),
             sandboxes=sandbox_classes(
                 self._config.execution.mode,
-                engine_usable=False,
+                engine_usable=engine.usable,
                 allow_untrusted_native=self._config.execution.allow_untrusted_native,
                 has_trust_keys=False,  # no signature can be verified yet
                 has_gvisor=False,
@@ -95,9 +100,10 @@ class SlotProcess:
         classes = [one.name for one in classes_for(offer)]
         if not classes:
             log.warning(
-                "slot.idle slot=%s why=this node has no container engine, and "
+                "slot.idle slot=%s why=this node has no container engine (%s), and "
                 "execution.allow_untrusted_native is false: it can run no job",
                 self.name,
+                engine.reason,
             )
         return [slot_queue(node, self.name), direct_queue(node), *classes]
 
@@ -127,11 +133,14 @@ class SlotProcess:
         if self._lock >= 0:
             os.close(self._lock)  # a copy: the slot is the worker's, and free as soon as that ends
             self._lock = -1
-        ttl = self._settings.lease_ttl_ms / 1000
-        native = runtime(
-            "native",
+        self._zygote = Zygote()
+        self._engines = Engines(
+            self._config, abandon_after=self._abandon_after, zygote=self._zygote
+        )
+        native = native_runtime(
             state_root=self._paths.state_dir,
-            abandon_after=ttl + self._config.timeouts.lease_grace,
+            abandon_after=self._abandon_after,
+            zygote=self._zygote,
         )
         self._orders = Orders(self._settings)
         self._crew = StandingCrew(_CREW)
@@ -141,14 +150,20 @@ class SlotProcess:
             config=self._config,
             paths=self._paths,
             pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
-            runtime=native,
+            native=native,
+            engines=self._engines,
             orders=self._orders,
             crew=self._crew,
-            place=Place(node=self._config.node.name, slot=self.name, host=self._host),
+            place=Place(
+                node=self._config.node.name,
+                slot=self.name,
+                host=self._host,
+                offers_containers=self._offers_containers,
+            ),
         )
         self._tell(end_leftovers(parts))
         Store(Policy.of(self._config)).sweep()
-        native.prepare(None, lambda detail: None)  # the zygote is warm before the first job
+        self._zygote.start()  # warm before the first job
         self._native = native
         self._bound = Interruptible(Supervisor(parts))
         executor.bind(self._bound)
@@ -169,6 +184,20 @@ class SlotProcess:
         self._orders.close()
         self._crew.close()
         self._native.close()
+        self._engines.close()
+        self._zygote.close()
+
+    @property
+    def _abandon_after(self) -> float:
+        """Seconds without a supervisor after which an attempt's keeper ends it."""
+        return self._settings.lease_ttl_ms / 1000 + self._config.timeouts.lease_grace
+
+    def _engine_state(self) -> EngineState:
+        engines = Engines(self._config, abandon_after=self._abandon_after)
+        try:
+            return engines.state()
+        finally:
+            engines.close()
 
     def _records(self) -> Records:
         return Records(

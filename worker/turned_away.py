@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tasks.errors import RuntimeUnavailable
 from tasks.state import FailureReason, JobState
 from worker.outcome import Outcome
+from worker.runtimes.engine.errors import EngineError, ImageForbidden, SandboxUnavailable
 
 
 class TurnedAway(Exception):
@@ -24,3 +26,21 @@ class TurnedAway(Exception):
         return cls(
             Outcome(state=JobState.QUEUED, reason=reason, message=message, retry=True, counts=False)
         )
+
+    @classmethod
+    def failed(cls, reason: FailureReason, message: str) -> TurnedAway:
+        """It was tried, and may be tried again as often as the job allows."""
+        return cls(Outcome(state=JobState.FAILED, reason=reason, message=message, retry=True))
+
+    @classmethod
+    def by_runtime(cls, error: RuntimeUnavailable, last_reason: str) -> TurnedAway:
+        """For what a runtime could not do. ``last_reason``: why the job came back before, if it
+        did: what it was handed back for and meets again is the same everywhere, as far as anybody
+        can tell, and must not go round for ever.
+        """
+        reason = error.reason if isinstance(error, EngineError) else FailureReason.ENGINE_ERROR
+        if reason is FailureReason.ENGINE_ERROR or last_reason != reason:
+            return cls.handed_back(reason, str(error))
+        if isinstance(error, SandboxUnavailable | ImageForbidden):
+            return cls.rejected(reason, str(error))
+        return cls.failed(reason, str(error))

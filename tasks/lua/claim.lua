@@ -3,7 +3,7 @@ local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local job = key('job', id)
 local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
-  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node')
+  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image')
 local state = h[1]
 local function ack()
   if tag ~= '' then
@@ -20,7 +20,7 @@ local attempt, fence = tonumber(h[7]), tonumber(h[3])
 if TERMINAL[state] then ack() return no('terminal') end
 if RUNS[state] and h[2] == owner then
   ack()
-  return {'OK', fence, attempt, h[10], h[11] or ''}
+  return {'OK', fence, attempt, h[10], h[11] or '', h[15] or ''}
 end
 if RUNS[state] and tonumber(h[4]) + grace > NOW then ack() return no('busy') end
 if h[5] ~= '' then
@@ -75,4 +75,4 @@ redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
 redis.call('ZREM', key('waiting', h[12]), id)
 redis.call('ZREM', PREFIX .. 'expiring', id)
 redis.call('ZREM', PREFIX .. 'delayed', id)
-return {'OK', fence, attempt, h[10], h[11] or ''}
+return {'OK', fence, attempt, h[10], h[11] or '', h[15] or ''}

@@ -88,6 +88,7 @@ def _train(
     from worker.cli.demo_follow import follow_on
     from worker.cli.demo_job import DIGITS
     from worker.cli.demo_node import demo_directory, demo_node
+    from worker.cli.demo_sandbox import demo_sandbox
     from worker.cli.job import read_record
     from worker.cli.submit import submit_jobs
     from worker.cli.views import view_for
@@ -97,10 +98,10 @@ def _train(
     work = stack.enter_context(demo_directory())
     url = stack.enter_context(embedded_redis(work / "redis"))
     tell(f"Redis: one of the demo's own, at {url}")
-    node = stack.enter_context(demo_node(work, url, os.environ))
-    tell("node: one of the demo's own; execution.mode: native, since a container needs an image;")
-    tell("  execution.allow_untrusted_native: true, since the demo's job is not signed (a node")
-    tell("  that takes the jobs of strangers should not say so)")
+    sandbox = demo_sandbox(os.environ, work)
+    node = stack.enter_context(demo_node(work, url, os.environ, sandbox))
+    for line in sandbox.described:
+        tell(line)
     node.wait_ready(_READY_S)
     change = {} if epochs is None else {"epochs": epochs}
     # checkpoints are for trainings that may be interrupted; here they would only be in the way

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import worker
+from worker.cli.demo_sandbox import DemoSandbox
 from worker.cli.exits import CommandFailed
 from worker.node import slot_records
 from worker.node.adoption import Leftovers
@@ -72,7 +73,9 @@ def demo_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterator[DemoNode]:
+def demo_node(
+    directory: Path, redis_url: str, env: Mapping[str, str], sandbox: DemoSandbox
+) -> Iterator[DemoNode]:
     """Start a node in ``directory``; stop it at the end, however that comes.
 
     It ends by itself should this process be killed.
@@ -80,7 +83,7 @@ def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterat
     state, temporary = directory / "state", directory / "tmp"
     temporary.mkdir(mode=0o700)
     config = directory / "server-node.yaml"
-    config.write_text(json.dumps(demo_config(state), indent=2))
+    config.write_text(json.dumps(demo_config(state, sandbox), indent=2))
     log = directory / "node.log"
     command = [sys.executable, "-m", "worker.cli", "node", "--config", str(config)]
     command += ["--redis", redis_url, "--drain", "0"]
@@ -101,10 +104,14 @@ def demo_node(directory: Path, redis_url: str, env: Mapping[str, str]) -> Iterat
             _end_what_it_left(NodePaths(state_dir=state))
 
 
-def demo_config(state: Path) -> dict[str, object]:
+def demo_config(state: Path, sandbox: DemoSandbox) -> dict[str, object]:
     """The node's configuration, as JSON, which is YAML."""
+    docker = {"socket": str(sandbox.socket), "pull_policy": "never", "preload_images": []}
     return {
-        "execution": {"mode": "native", "allow_untrusted_native": True},
+        "execution": {"mode": "docker"}
+        if sandbox.usable
+        else {"mode": "native", "allow_untrusted_native": True},
+        "docker": docker,
         "node": {"name": "demo", "state_dir": str(state)},
         "slots": {"cpu": 1},
         "timeouts": {"stop_grace": 2},

@@ -44,7 +44,8 @@ def _line(event: Event) -> str:  # noqa: C901 - one case for each type of event
             return f"queued in {event.queue}"
         case events.Admitted():
             level = _LEVELS.get(event.sandbox_level, f"sandbox level {event.sandbox_level}")
-            return f"admitted: {event.mode}, {level}" + _because(event.why)
+            warning = f"; warning: {event.warning}" if event.warning else ""
+            return f"admitted: {event.mode}, {level}" + _because(event.why) + warning
         case events.Pulling():
             return f"pulling {event.image} {event.detail}".rstrip()
         case events.Fetching():

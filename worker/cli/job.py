@@ -58,6 +58,8 @@ def as_object(record: JobRecord) -> dict[str, Any]:
         "started": record.started or None,
         "finished": record.finished or None,
         "cancel": record.cancel,
+        "image": record.image,
+        "sandbox": record.sandbox,
         "progress": record.progress,
         "result": record.result,
         "spec": record.spec,
@@ -77,6 +79,8 @@ def _rows(record: JobRecord) -> list[tuple[str, str]]:
         ("user", record.user_id),
         ("attempt", f"{record.attempt} of {record.max_attempts}" if record.attempt else ""),
         ("node", where),
+        ("image", record.image),
+        ("sandbox", _sandbox(record)),
         ("submitted", moment(record.submitted)),
         ("started", moment(record.started)),
         ("finished", moment(record.finished) + (f" (took {duration(took)})" if took else "")),
@@ -84,6 +88,17 @@ def _rows(record: JobRecord) -> list[tuple[str, str]]:
         *_result(record),
     ]
     return [(name, safe(value)) for name, value in rows if value]
+
+
+def _sandbox(record: JobRecord) -> str:
+    """What the node has seen of it, in short; ``--json`` has all of it."""
+    seen = record.sandbox
+    if not seen:
+        return ""
+    loosened = ", ".join(seen.get("loosened") or ()) or "nothing"
+    checked = f"{seen.get('engine_items', 0)} items at the engine"
+    checked += f", {len(seen.get('seen') or {})} on the host"
+    return f"{seen.get('engine', '')}; checked: {checked}; loosened: {loosened}"
 
 
 def _progress(record: JobRecord) -> str:

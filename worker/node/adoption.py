@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tasks.errors import KeeperError
@@ -20,8 +20,8 @@ from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.node.log import event
 from worker.node.paths import NodePaths
 from worker.plan import ExitStatus
-from worker.runtimes.base import Chunk, Handle
-from worker.runtimes.native import NativeRuntime
+from worker.runtimes import native_runtime
+from worker.runtimes.base import Chunk, Handle, Runtime
 
 _SETTLE_WITHIN = 2.0
 """Seconds for one attempt: the agent has other things to look after."""
@@ -36,8 +36,10 @@ class Leftovers:
     has just started.
     """
 
-    def __init__(self, paths: NodePaths) -> None:
+    def __init__(self, paths: NodePaths, recovering: Callable[[], list[Runtime]] = list) -> None:
+        """``recovering``: what finds attempts beside native ones again."""
         self._paths = paths
+        self._recovering = recovering
 
     def settle(self, busy: Collection[str]) -> None:
         """Settle the attempts of dead keepers in slots other than ``busy``."""
@@ -61,8 +63,9 @@ class Leftovers:
         Returns the directories of what could not be ended.
         """
         # abandon_after is for attempts that are started, and none is
-        runtime = NativeRuntime(state_root=self._paths.state_dir, abandon_after=0)
-        handles = runtime.recover()
+        native = native_runtime(state_root=self._paths.state_dir, abandon_after=0)
+        runtimes = [native, *self._recovering()]
+        handles = [handle for runtime in runtimes for handle in runtime.recover()]
         try:
             for handle in handles:
                 event("attempt.ending", attempt=str(handle.attempt))
@@ -72,7 +75,7 @@ class Leftovers:
             for handle in handles:
                 _end(handle, until)
         finally:
-            runtime.close()
+            native.close()
         for directory in self._attempts():
             _kill_keeper(directory)
             record = lock.read(directory)

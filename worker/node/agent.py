@@ -23,8 +23,10 @@ import redis
 
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform
+from worker.engines import Engines
 from worker.node import slot_records, systemd
 from worker.node.adoption import Leftovers
+from worker.node.engine_care import EngineCare
 from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
 from worker.node.log import event
 from worker.node.paths import NodePaths
@@ -96,7 +98,11 @@ class Agent:
         self._say = say or _say
         self._paths = NodePaths(state_dir=config.node.state_dir)
         self._make_services = services or partial(cluster_services, settings, self._paths)
-        self._leftovers = Leftovers(self._paths)
+        self._engines = Engines(
+            config, abandon_after=settings.lease_ttl_ms / 1000 + config.timeouts.lease_grace
+        )
+        self._care = EngineCare(config, self._engines, self._paths)
+        self._leftovers = Leftovers(self._paths, self._engines.recovering)
         self._launch = Launch(
             command=command or celery_command(config.node.name),
             env=celery_env(
@@ -149,7 +155,8 @@ class Agent:
             stack.callback(self._let_go)
             heartbeat.start()
             stack.callback(heartbeat.stop)
-            for service in self._make_services(identity):
+            stack.callback(self._engines.close)
+            for service in (self._care, *self._make_services(identity)):
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
@@ -296,7 +303,7 @@ class Agent:
         )
 
     def _record(self, identity: NodeIdentity) -> NodeRecord:
-        node = self._config.node
+        node, facts = self._config.node, self._care.facts
         return NodeRecord(
             name=identity.name,
             node_id=identity.node_id,
@@ -309,6 +316,10 @@ class Agent:
             pool=node.pool,
             labels=node.labels,
             mode=self._config.execution.mode,
+            sandbox_level=facts.state.level if facts.state.usable else 0,
+            docker_available=facts.state.usable and facts.state.name == "docker",
+            podman_available=facts.state.usable and facts.state.name == "podman",
+            container_images=facts.images,
         )
 
 

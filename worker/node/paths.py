@@ -68,6 +68,15 @@ class NodePaths:
         """A directory for each slot: what its worker and whatever that starts put aside."""
         return self.state_dir / "tmp"
 
+    @property
+    def images(self) -> Path:
+        """A file for each image that a job has used, touched at each use."""
+        return self.state_dir / "images"
+
+    def image_use(self, image_id: str) -> Path:
+        """When the image with the engine's id ``image_id`` was last used: the file's time."""
+        return self.images / image_id.removeprefix("sha256:")
+
     def attempt(self, attempt: AttemptId) -> Path:
         """The state of one attempt (`LaunchPlan.state`)."""
         return self.attempts / str(attempt)
@@ -116,6 +125,7 @@ class NodePaths:
             self.slots,
             self.logs,
             self.temp,
+            self.images,
         ):
             private_directory(path)
 

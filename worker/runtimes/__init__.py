@@ -5,7 +5,6 @@ Each is imported when it is first asked for: none may cost a host that does not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,34 +13,26 @@ from worker.config import NodeConfig
 from worker.runtimes.base import Runtime
 
 if TYPE_CHECKING:
+    from worker.keeper.zygote import Zygote
     from worker.runtimes.engine.runtime import EngineRuntime
 
 
-def _native(state_root: Path, abandon_after: float) -> Runtime:
+def native_runtime(
+    *, state_root: Path, abandon_after: float, zygote: Zygote | None = None
+) -> Runtime:
+    """The native runtime of the node whose state is in ``state_root``.
+
+    ``abandon_after``: seconds without a supervisor after which attempts end. A ``zygote`` that is
+    given stays the caller's to close.
+    """
     from worker.runtimes.native import NativeRuntime
 
-    return NativeRuntime(state_root=state_root, abandon_after=abandon_after)
+    return NativeRuntime(state_root=state_root, abandon_after=abandon_after, zygote=zygote)
 
 
-RUNTIMES: dict[str, Callable[[Path, float], Runtime]] = {"native": _native}
-"""Name to factory of (state root, seconds without a supervisor after which attempts end)."""
-
-
-def runtime(name: str, *, state_root: Path, abandon_after: float) -> Runtime:
-    """The runtime ``name`` of the node whose state is in ``state_root``.
-
-    Raises:
-        ConfigError: there is no such runtime.
-    """
-    try:
-        factory = RUNTIMES[name]
-    except KeyError:
-        known = ", ".join(sorted(RUNTIMES))
-        raise ConfigError(f"no runtime is called {name!r}; there are: {known}") from None
-    return factory(state_root, abandon_after)
-
-
-def engine_runtime(name: str, config: NodeConfig, *, abandon_after: float) -> EngineRuntime:
+def engine_runtime(
+    name: str, config: NodeConfig, *, abandon_after: float, zygote: Zygote | None = None
+) -> EngineRuntime:
     """The runtime of the container engine ``name`` as ``config`` has it. Nothing is asked of the
     engine yet: `Runtime.capabilities` says whether it can be used, and why not.
 
@@ -56,5 +47,6 @@ def engine_runtime(name: str, config: NodeConfig, *, abandon_after: float) -> En
     from worker.runtimes.engine.settings import EngineSettings
 
     return docker_runtime(
-        EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after)
+        EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after),
+        zygote=zygote,
     )

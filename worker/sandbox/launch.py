@@ -26,6 +26,7 @@ def container_plan(
     attempt: AttemptId,
     number: int,
     image: str,
+    image_id: str = "",
     paths: NodePaths,
     grant: Grant,
     limits: Limits,
@@ -33,6 +34,7 @@ def container_plan(
     code: Code | None = None,
 ) -> LaunchPlan:
     """What a container runtime needs to start this attempt. ``number``: 1 for the first.
+    ``image``, ``image_id``: see `LaunchPlan`.
 
     The environment is the job's and what the contract promises, and nothing of the node's; what
     the image sets (its PATH, where its packages are) stays.
@@ -57,6 +59,7 @@ def container_plan(
         limits=limits,
         grant=grant,
         image=image,
+        image_id=image_id,
         mounts=code_mount,
     )
 

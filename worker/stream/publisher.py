@@ -8,6 +8,7 @@ job is never held up by it.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Final
 import redis
 
 from tasks.errors import LeaseLost
-from tasks.events import Event, Progress
+from tasks.events import Event, Progress, Started
 from tasks.record import Lease, Records, tagged
 from tasks.state import JobState
 from worker.crew import Crew, one_off
@@ -154,7 +155,14 @@ class Publisher:
 
 
 def _snapshot(batch: list[Entry], bodies: list[str]) -> dict[str, str]:
-    for entry, body in zip(reversed(batch), reversed(bodies), strict=True):
-        if isinstance(entry.event, Progress):
-            return {"progress": body[1:]}
-    return {}
+    """What the record shall show of these events: the last progress, and how the attempt runs."""
+    found: dict[str, str] = {}
+    for entry, body in zip(batch, bodies, strict=True):
+        match entry.event:
+            case Progress():
+                found["progress"] = body[1:]
+            case Started(image=image, image_id=image_id, digest=digest, sandbox=sandbox):
+                found["sandbox"] = json.dumps(dict(sandbox)) if sandbox else ""
+                if image:
+                    found["image"] = digest or image_id
+    return found

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,15 +169,73 @@ def test_an_image_outside_the_allow_list_is_not_even_looked_for(jobs: Jobs, imag
         runtime.images.ensure(image, lambda _: pytest.fail("it was pulled"))
 
 
-def test_images_of_jobs_long_gone_are_cleaned(jobs: Jobs, raw: docker.APIClient) -> None:
-    raw.tag(engine.BASE, "cyxwiz/old", "1")
-    images = jobs.runtime.images
-    now = raw.inspect_image(engine.BASE)
-    assert now["Id"]
-    kept = images.clean("cyxwiz/old:", unused_since=lambda _: 10**12, older_than=1)
-    assert kept == []
-    assert images.clean("cyxwiz/old:", unused_since=lambda _: 1.0, older_than=1) == ["cyxwiz/old:1"]
-    assert not jobs.runtime.manager.image_exists("cyxwiz/old:1")
+@pytest.fixture
+def old(raw: docker.APIClient) -> Iterator[tuple[str, str]]:
+    """Two executor images of a registry that no other test uses, made in the year 1."""
+    tags = ("registry.example/old/executor:cpu-1", "registry.example/old/executor:cpu-2")
+    for tag in tags:
+        raw.commit(_blank(raw), *tag.rsplit(":", 1))
+    yield tags
+    for tag in tags:
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            raw.remove_image(tag)
+
+
+def _blank(raw: docker.APIClient) -> str:
+    """A container that nobody starts, so that each image made of it has an id of its own."""
+    name = f"blank-{os.urandom(4).hex()}"
+    made: str = raw.create_container(engine.BASE, [name], name=name)["Id"]
+    return made
+
+
+@pytest.fixture
+def keeps(jobs: Jobs, raw: docker.APIClient, old: tuple[str, str]) -> Iterator[Any]:
+    """The image store of a node whose own images are those of `old`."""
+    mine = ImageRules(registry="registry.example/old", allow=("cyxwiz/*",), policy=PullPolicy.NEVER)
+    yield jobs.another(rules=mine).images
+    for one in raw.containers(all=True, filters={"name": "blank-"}):
+        raw.remove_container(one["Id"])
+
+
+def test_images_that_no_job_has_used_for_long_are_removed(
+    keeps: Any, old: tuple[str, str], raw: docker.APIClient
+) -> None:
+    first = raw.inspect_image(old[0])["Id"]
+    now = time.time()
+    used = {first: now - 50}.get
+    day = 86_400.0
+    assert keeps.clean(used=lambda one: used(one) or now, older_than=day, now=now) == []
+    assert keeps.clean(used=lambda one: used(one) or now, older_than=10, now=now) == [old[0]]
+    assert keeps.tags() == [old[1]]
+    assert raw.images(engine.BASE), "what is not an executor image stays"
+
+
+def test_for_want_of_room_the_longest_unused_go_first(keeps: Any, old: tuple[str, str]) -> None:
+    now = time.time()
+    ages = iter([7200.0, 9000.0])  # newest first, as engines list them
+    enough = iter([False, True])
+    removed = keeps.clean(
+        used=lambda _: now - next(ages), older_than=1e9, enough_room=lambda: next(enough), now=now
+    )
+    assert len(removed) == 1
+    left = keeps.tags()
+    assert removed + left == list(old) or left + removed == list(old)
+    # one that a job has used within the hour, or that is wanted, stays whatever the disk has
+    stay = {"older_than": 1e9, "enough_room": lambda: False, "now": now}
+    assert keeps.clean(used=lambda _: now - 60, **stay) == []
+    wanted = [f"cyxwiz/executor:{left[0].rpartition(':')[2]}"]
+    assert keeps.clean(used=lambda _: now - 7200, spare=wanted, **stay) == []
+
+
+def test_a_retry_runs_the_image_of_the_first_attempt(
+    keeps: Any, old: tuple[str, str], raw: docker.APIClient
+) -> None:
+    ran = raw.inspect_image(old[0])["Id"]
+    raw.tag(old[1], *old[0].rsplit(":", 1))  # somebody moves the tag
+    assert keeps.ensure("cyxwiz/executor:cpu-1", print).id != ran
+    again = keeps.again("cyxwiz/executor:cpu-1", ran, print)
+    assert again.id == ran
+    assert keeps.again("cyxwiz/executor:cpu-1", "sha256:" + "0" * 64, print) is None
 
 
 def test_preload_says_what_cannot_be_had_and_goes_on(jobs: Jobs) -> None:

@@ -22,6 +22,7 @@ _text = st.text(st.characters(codec="utf-8"), max_size=8)
 _numbers = st.integers(0, 10**9) | st.floats(allow_nan=False, allow_infinity=False)
 _values: dict[str, st.SearchStrategy[Any]] = {
     "str": _text,
+    "bool": st.booleans(),
     "int": st.integers(0, 2**53),
     "float": st.floats(allow_nan=False, allow_infinity=False),
     "float | None": st.none() | _numbers,

@@ -132,7 +132,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "job_mb": 3,
         },
         "trust": {"keys": ["/k.pub"], "require_patched": True},
-        "images": {"allow": ["x/*"]},
+        "images": {"allow": ["x/*"], "keep_days": 7, "keep_free_mb": 8},
         "timeouts": {
             "stop_grace": 1.0,
             "lease_ttl": 2.0,

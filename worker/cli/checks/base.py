@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.config import NodeConfig
+    from worker.engines import EngineState
 
 
 class Verdict(StrEnum):
@@ -47,6 +48,16 @@ class Situation:
     redis_url: str | None
     """From the command line."""
     env: Mapping[str, str] = field(default_factory=dict)
+
+    def engine(self) -> EngineState:
+        """What the node's container engine is good for now."""
+        from worker.engines import Engines
+
+        engines = Engines(self.config, abandon_after=0.0)
+        try:
+            return engines.state()
+        finally:
+            engines.close()
 
 
 def ok(name: str, found: str) -> Check:

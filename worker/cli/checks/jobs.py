@@ -10,7 +10,8 @@ from worker.sandbox.policy import sandbox_classes
 def check_jobs(situation: Situation) -> Check:
     """The sandbox policy, with what this node can confine."""
     config = situation.config
-    can = confinement(config)
+    engine = situation.engine()
+    can = confinement(config, engine)
     classes = sandbox_classes(
         can.mode,
         engine_usable=can.engine_usable,
@@ -18,11 +19,11 @@ def check_jobs(situation: Situation) -> Check:
         has_trust_keys=can.has_trust_keys,
         has_gvisor=can.has_gvisor,
     )
-    how = "in containers" if can.containers else "natively"
+    how = f"in containers of {engine.name} {engine.version}" if can.containers else "natively"
     if not classes:
         return blocks(
             "policy",
-            f"execution.mode is {can.mode}, no container engine is in use, and "
+            f"execution.mode is {can.mode}, no container engine is usable ({engine.reason}), and "
             "execution.allow_untrusted_native is false",
             why="no job may run: unsigned ones need a sandbox, and there is none",
             todo="set execution.allow_untrusted_native: true, if everybody who can submit jobs "

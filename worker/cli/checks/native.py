@@ -13,7 +13,7 @@ from tasks.errors import CyxWizError
 from worker.admission import confinement
 from worker.cli.checks.base import Check, Situation, blocks, missing, ok
 from worker.plan import AttemptId, ExitStatus, Grant, LaunchPlan, Limits
-from worker.runtimes import runtime
+from worker.runtimes import native_runtime
 from worker.runtimes.base import Chunk
 
 _WITHIN_S: Final = 20.0
@@ -39,7 +39,7 @@ def check_native(situation: Situation) -> Check:
 
 
 def _broken(situation: Situation, why: str) -> Check:
-    blocked = not confinement(situation.config).containers
+    blocked = not confinement(situation.config, situation.engine()).containers
     return (blocks if blocked else missing)(
         "native jobs",
         "a job under a keeper did not run",
@@ -50,7 +50,7 @@ def _broken(situation: Situation, why: str) -> Check:
 
 
 def _attempt(root: Path, interpreter: Path) -> tuple[ExitStatus | None, str]:
-    native = runtime("native", state_root=root, abandon_after=5.0)
+    native = native_runtime(state_root=root, abandon_after=5.0)
     try:
         native.prepare(None, lambda detail: None)
         until = time.monotonic() + _WITHIN_S

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from worker.engine_sections import PullPolicy
 from worker.runtimes.engine.errors import Conflict, ImageForbidden, ImageUnavailable, NotFound
 from worker.runtimes.engine.manager import ContainerManager, Image
 from worker.runtimes.engine.pulls import Puller
 from worker.sandbox.references import BadReference, Reference, allowed, placed
+from worker.sandbox.selection import REPOSITORY
 
 log = logging.getLogger(__name__)
+
+_RECENT: Final = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +58,43 @@ class ImageStore:
             )
         return meant
 
-    def present(self, text: str) -> Image:
-        """The image that the engine has for ``text``.
+    @property
+    def own(self) -> str:
+        """Where the project's executor images are for this node, as the engine shows it."""
+        return placed(REPOSITORY, self._rules.registry).repository
+
+    def tags(self) -> list[str]:
+        """The tags of the project's executor images that the engine has."""
+        images = self._manager.list_images(f"{self.own}:")
+        return [tag for image in images for tag in image.tags]
+
+    def digest(self, text: str, image: Image) -> str:
+        """``REPOSITORY@sha256:…`` of the image that ``text`` meant; '' if no registry has it."""
+        mark = f"{self.reference(text).repository}@"
+        return next((one for one in image.digests if one.startswith(mark)), "")
+
+    def again(self, text: str, before: str, progress: Callable[[str], None]) -> Image | None:
+        """The image that an earlier attempt of a job ran for ``text``, wherever its tag is now.
+
+        ``before``: its digest, ``REPOSITORY@sha256:…``, which is fetched if it must be; or the id
+        that it had in one engine, which may not be here: then None.
+
+        Raises:
+            ImageForbidden, ImageUnavailable: see `ensure`.
+        """
+        meant = self.reference(text)  # what is not allowed now does not run again either
+        repository, at, digest = before.partition("@")
+        wanted = before if at and repository == meant.repository else ""
+        try:
+            return self._manager.image(wanted or before)
+        except NotFound:
+            if not wanted or self._rules.policy is PullPolicy.NEVER:
+                return None
+        self._puller.pull(replace(meant, tag="", digest=digest), progress)
+        return self._manager.image(wanted)
+
+    def present(self, text: str, image_id: str = "") -> Image:
+        """The image that the engine has for ``text``; by ``image_id``, if it was chosen before.
 
         Raises:
             ImageForbidden: see `reference`.
@@ -63,7 +102,7 @@ class ImageStore:
         """
         meant = self.reference(text)
         try:
-            return self._manager.image(str(meant))
+            return self._manager.image(image_id or str(meant))
         except NotFound:
             raise ImageUnavailable(f"image {meant} is not on this node") from None
 
@@ -106,24 +145,42 @@ class ImageStore:
         return failed
 
     def clean(
-        self, prefix: str, *, unused_since: Callable[[str], float], older_than: float
+        self,
+        *,
+        used: Callable[[str], float],
+        older_than: float,
+        enough_room: Callable[[], bool] = lambda: True,
+        spare: Iterable[str] = (),
+        now: float | None = None,
     ) -> list[str]:
-        """Remove tags that begin with ``prefix`` from images that no job has used for long.
+        """Remove the project's executor images that no job has used for ``older_than`` seconds;
+        and, while there is not ``enough_room``, any that has not been used within the hour, those
+        that were used longest ago first. Returns the tags that were removed.
 
-        ``unused_since``: of an image's id, when it was last used (seconds since the epoch; 0: it is
-        not known, then its making counts). ``older_than``: seconds. One that a container uses
-        stays. Returns the tags that were removed.
+        ``used``: of an image's id, when it was last used (seconds since the epoch; 0: it is not
+        known, then its making counts). ``spare``: references that stay, as they are wanted soon.
+        One that a container uses stays, and so does every image that is not the project's.
         """
+        now = time.time() if now is None else now
+        kept = {str(self.reference(text)) for text in spare}
+        idle = [
+            (now - (used(image.id) or image.created), image)
+            for image in self._manager.list_images(f"{self.own}:")
+            if not kept & set(image.tags)
+        ]
         removed = []
-        now = time.time()
-        for image in self._manager.list_images(prefix):
-            last = unused_since(image.id) or image.created
-            if now - last <= older_than:
+        for age, image in sorted(idle, key=lambda one: one[0], reverse=True):
+            if age > older_than or (age > _RECENT and not enough_room()):
+                removed += self._remove(image)
+        return removed
+
+    def _remove(self, image: Image) -> list[str]:
+        removed = []
+        for tag in (one for one in image.tags if one.startswith(f"{self.own}:")):
+            try:
+                self._manager.remove_image(tag)
+            except Conflict:
                 continue
-            for tag in (one for one in image.tags if one.startswith(prefix)):
-                try:
-                    self._manager.remove_image(tag)
-                except Conflict:
-                    continue
-                removed.append(tag)
+            removed.append(tag)
+            log.info("image.removed image=%s id=%s", tag, image.id)
         return removed

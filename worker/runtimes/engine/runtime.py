@@ -71,6 +71,15 @@ class EngineRuntime:
         self._zygote = zygote if zygote is not None else Zygote()
         self._owns_zygote = zygote is None
 
+    @property
+    def loosened(self) -> tuple[str, ...]:
+        """Items of the sandbox that the operator has loosened."""
+        return self._settings.profile.loosened
+
+    def version(self) -> str:
+        """The engine's. Raises EngineMissing."""
+        return self._client.version().engine
+
     def capabilities(self) -> Capabilities:
         reason = unavailable() or self.manager.available().reason
         return Capabilities(
@@ -95,7 +104,7 @@ class EngineRuntime:
     def start(self, plan: LaunchPlan, deadline: float) -> Handle:
         self._check(plan)
         try:
-            image = self.images.present(plan.image or "")
+            image = self.images.present(plan.image or "", plan.image_id)
             link, asked, from_engine = self._begin(plan, image, deadline)
             return self._attested(link, plan, image, asked, from_engine)
         except (OSError, KeeperError, RuntimeUnavailable) as error:

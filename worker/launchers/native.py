@@ -1,0 +1,43 @@
+"""Attempts as plain processes of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tasks.job import JobConfig
+from worker.config import NodeConfig
+from worker.launch import native_plan
+from worker.launchers import Asked, Picked
+from worker.node.paths import NodePaths
+from worker.plan import LaunchPlan
+from worker.runtimes.base import Handle, Runtime
+
+
+class NativeLauncher:
+    """See `worker.launchers.Launcher`."""
+
+    def __init__(self, runtime: Runtime, config: NodeConfig, paths: NodePaths) -> None:
+        self.runtime = runtime
+        self._config = config
+        self._paths = paths
+
+    def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
+        self.runtime.prepare(None, lambda detail: None)
+        return Picked()
+
+    def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
+        return native_plan(
+            job=asked.job,
+            attempt=asked.attempt,
+            number=asked.number,
+            config=self._config,
+            paths=self._paths,
+            grant=asked.grant,
+            limits=asked.limits,
+            data=asked.data,
+            code=asked.code,
+        )
+
+    def report(self, handle: Handle) -> dict[str, Any]:
+        return {}

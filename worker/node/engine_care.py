@@ -1,0 +1,157 @@
+"""What an agent does for its node's container engine, beside the slots: has images ready, clears
+what no attempt has any more, removes images that nobody uses, and knows what there is.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tasks.errors import RuntimeUnavailable
+from worker.config import NodeConfig
+from worker.engines import Engines, EngineState
+from worker.node.paths import NodePaths
+
+if TYPE_CHECKING:
+    from worker.runtimes.engine.runtime import EngineRuntime
+
+log = logging.getLogger(__name__)
+
+_DAY_S: Final = 86_400.0
+_NEVER_S: Final = 100 * 365 * _DAY_S
+_MIB: Final = 1 << 20
+_GPU_FLAVOURS: Final = ("cuda", "rocm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFacts:
+    """What was last seen of the engine."""
+
+    state: EngineState = field(default_factory=EngineState)
+    images: tuple[str, ...] = ()
+    """The project's executor images that it has, by their tags."""
+
+
+class EngineCare:
+    """A thread of its own, and one more while images are fetched. It outlives an engine's
+    absence."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        engines: Engines,
+        paths: NodePaths,
+        *,
+        look_every: float = 10.0,
+        tidy_every: float = 60.0,
+        has_gpus: bool = False,
+    ) -> None:
+        """``look_every``, ``tidy_every``: seconds. ``has_gpus``: a slot of the node has; where none
+        has, images for GPUs are not fetched ahead."""
+        self._config = config
+        self._engines = engines
+        self._paths = paths
+        self._look_every = look_every
+        self._tidy_every = tidy_every
+        self._has_gpus = has_gpus
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._preloading: threading.Thread | None = None
+        self._tidy_at = 0.0
+        self.facts = EngineFacts()
+        """May be read from any thread."""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a pull that is under way is left to the engine. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> EngineFacts:
+        """Ask the engine what it is and has."""
+        state = self._engines.state(now=True)
+        if state.usable != self.facts.state.usable or state.name != self.facts.state.name:
+            log.info("engine.seen name=%s usable=%s why=%s", state.name, state.usable, state.reason)
+        images = tuple(sorted(self._engines.runtime().images.tags())) if state.usable else ()
+        self.facts = EngineFacts(state=state, images=images)
+        return self.facts
+
+    def tidy(self) -> None:
+        """Clear what no attempt has any more, and images that nobody uses. Raises
+        RuntimeUnavailable."""
+        runtime = self._engines.runtime()
+        for name in runtime.sweep():
+            log.info("container.swept name=%s", name)
+        rules = self._config.images
+        runtime.images.clean(
+            used=self._used,
+            older_than=rules.keep_days * _DAY_S or _NEVER_S,
+            enough_room=lambda: self._roomy(runtime),
+            spare=self._wanted(),
+        )
+
+    def preload(self) -> list[str]:
+        """Fetch the images of ``docker.preload_images``; what could not be had, with reasons."""
+        return self._engines.runtime().images.preload(
+            self._wanted(), lambda detail: log.debug("image.preloading %s", detail)
+        )
+
+    def _wanted(self) -> list[str]:
+        named: Iterable[str] = self._config.docker.preload_images
+        return [one for one in named if self._has_gpus or not _for_gpus(one)]
+
+    def _used(self, image_id: str) -> float:
+        try:
+            return self._paths.image_use(image_id).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _roomy(self, runtime: EngineRuntime) -> bool:
+        """Whether the engine's disk has what is to be kept free; yes where nobody can tell."""
+        root = Path(str(runtime.manager.info().get("DockerRootDir") or ""))
+        try:
+            free = shutil.disk_usage(root).free if root.is_absolute() else None
+        except OSError:  # the engine is another host's, or has a file system of its own
+            free = None
+        return free is None or free >= self._config.images.keep_free_mb * _MIB
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._round(time.monotonic())
+            except RuntimeUnavailable as error:
+                log.warning("engine.away error=%s", error)
+            except Exception:  # the thread must outlive a fault: nobody else does its work
+                log.exception("engine.broken")
+            if self._stop.wait(self._look_every):
+                return
+
+    def _round(self, now: float) -> None:
+        if not self.look().state.usable:
+            return
+        if self._preloading is None:
+            self._preloading = threading.Thread(target=self._preload, name="preload", daemon=True)
+            self._preloading.start()
+        if now >= self._tidy_at:
+            self._tidy_at = now + self._tidy_every
+            self.tidy()
+
+    def _preload(self) -> None:
+        try:
+            self.preload()
+        except RuntimeUnavailable as error:
+            log.warning("image.not_preloaded error=%s", error)
+
+
+def _for_gpus(reference: str) -> bool:
+    return reference.rpartition(":")[2].startswith(_GPU_FLAVOURS)
