@@ -88,6 +88,7 @@ class Keeper:
             "fence": self._spec["fence"],
             "slot": self._spec["slot"],
             "scratch": self._spec["scratch"],
+            "job": self._subject.pid,
             "leases": [os.readlink(f"/proc/self/fd/{fd}") for fd in self._leases],
         }
         os.pwrite(self._lock, json.dumps(record).encode(), 0)

@@ -30,6 +30,8 @@ class KeeperRecord:
     slot: str
     scratch: Path
     leases: tuple[Path, ...]
+    job: int = 0
+    """The pid of the job's main process; of a container as the host sees it. 0: not known."""
 
 
 def take(directory: Path, patience: float = 1.0) -> int | None:
@@ -84,6 +86,7 @@ def read(directory: Path) -> KeeperRecord | None:
             slot=str(content["slot"]),
             scratch=Path(content["scratch"]),
             leases=tuple(Path(lease) for lease in content["leases"]),
+            job=int(content.get("job", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

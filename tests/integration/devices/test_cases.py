@@ -1,0 +1,377 @@
+"""The cases that a pool of devices must pass, by their numbers: who gets what, and who does not.
+
+Those of engines (7 and 15) are in `tests/integration/engine/test_gpus.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.devices.node import ROOT, Node, gone
+from tests.support.gpus import stress
+from tests.support.gpus.stand_in import Host, uuid
+from tests.support.runtimes import hear
+from tests.support.waiting import wait_until
+from worker.devices.allocation import Rules
+from worker.devices.claims import DeviceBusy, NoSuchDevices
+from worker.devices.health import HealthWatch
+from worker.devices.inventory import StaticInventory
+from worker.devices.nvml import NvmlEvents, NvmlInventory
+from worker.devices.pool import DevicePool
+
+pytestmark = pytest.mark.integration
+
+DAEMON = """
+import os, signal, sys, time
+r, w = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        {shed}
+        os.write(w, str(os.getpid()).encode())
+        time.sleep(600)
+    os._exit(0)
+print(os.read(r, 20).decode(), flush=True)
+time.sleep(600)
+"""
+KEEPS = DAEMON.format(shed="pass")
+
+
+def first_line(handle: object) -> str:
+    heard = hear(handle, until=lambda heard: b"\n" in heard.out)  # type: ignore[arg-type]
+    return heard.out.split(b"\n")[0].decode()
+
+
+def in_thread(do: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(do()), daemon=True)
+    thread.start()
+    return thread, found
+
+
+def test_case_01_all_gpus_are_enumerated(host: Host, node: Node) -> None:
+    host.gpu(5, name="NVIDIA L40S", memory=46068)
+    shown = node.pool().state()
+    assert [one.device.uuid for one in shown.devices] == [uuid(number) for number in range(8)]
+    assert (shown.devices[5].device.name, shown.devices[5].device.memory_mb) == (
+        "NVIDIA L40S",
+        46068,
+    )
+    assert [one.free_mb for one in shown.devices[:2]] == [81920 - 600] * 2
+
+
+def test_case_02_without_a_library_there_are_no_gpus_and_a_reason(tmp_path: Path) -> None:
+    program = "from worker.devices.nvml import NvmlInventory as I; print(I().snapshot())"
+    env = {"PYTHONPATH": str(ROOT), "PATH": os.defpath}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, cwd=ROOT, capture_output=True, text=True
+    )
+    assert "devices=()" in done.stdout, done.stderr
+    assert "libnvidia-ml.so.1 cannot be loaded" in done.stdout
+
+
+def test_case_02_without_a_driver_there_are_no_gpus_and_a_reason(host: Host, node: Node) -> None:
+    host.set(init_error=9)
+    with pytest.raises(NoSuchDevices, match=r"there are 0 \(.*Driver Not Loaded"):
+        node.take()
+    node.pool().grant_cpu("cpu0").release()
+
+
+def test_case_03_random_deaths_give_no_device_twice() -> None:
+    figures = stress.run(processes=5, seconds=4)
+    assert figures.grants > 10
+    assert min(figures.killed.values()) > 0
+    assert (figures.double, figures.leaked, figures.starved) == (0, 0, 0)
+
+
+def test_case_04_nor_when_a_decision_takes_long() -> None:
+    figures = stress.run(processes=6, seconds=2, kind="slow", kill=False)
+    assert figures.grants > 10
+    assert (figures.double, figures.leaked, figures.starved) == (0, 0, 0)
+
+
+def test_case_04_a_pool_without_its_mutex_is_found_out() -> None:
+    for _ in range(5):
+        if stress.run(processes=6, seconds=2, kind="without_mutex", kill=False).double:
+            return
+    pytest.fail("nobody noticed that devices were given twice")
+
+
+def test_case_05_a_killed_workers_job_is_adopted(node: Node) -> None:
+    handle, plan = node.start("import time; time.sleep(600)")
+    handle.detach()
+    found = node.runtime.recover()
+    assert [str(one.attempt) for one in found] == [str(plan.attempt)]
+    with pytest.raises(DeviceBusy, match=f"held by {plan.attempt}"):
+        node.take(8)
+    found[0].remove()
+    node.take(8).release()
+
+
+def test_case_05_or_leaves_no_survivor_before_the_next_grant(node: Node) -> None:
+    handle, _ = node.start(KEEPS)
+    daemon = int(first_line(handle))
+    handle.detach()  # as the kernel does it when the worker is killed
+    with node.take(8, timeout=10):
+        assert gone(daemon)
+
+
+def test_case_06_a_survivor_of_a_killed_keeper_keeps_its_gpu_busy(node: Node) -> None:
+    handle, plan = node.start(KEEPS)
+    daemon = int(first_line(handle))
+    os.kill(node.keeper(plan).pid, signal.SIGKILL)
+    wait_until(lambda: gone(node.keeper(plan).pid))
+    assert not gone(daemon)
+    with node.take(8, timeout=10):
+        assert gone(daemon)
+
+
+def test_case_06_a_survivor_that_has_shed_every_mark_is_seen_on_the_gpu(
+    host: Host, node: Node
+) -> None:
+    shed = (
+        "os.closerange(3, w); os.closerange(w + 1, 64); os.write(w, str(os.getpid()).encode()); "
+        "os.execve(sys.executable, [sys.executable, '-S', '-c', 'import time; time.sleep(600)'], "
+        "{})"
+    )
+    handle, plan = node.start(DAEMON.format(shed=shed))
+    daemon = int(first_line(handle))
+    device = int(plan.grant.devices[0][-12:], 16)
+    host.process(device, daemon, 2048)
+    os.kill(node.keeper(plan).pid, signal.SIGKILL)
+    wait_until(lambda: gone(node.keeper(plan).pid))
+    with pytest.raises(DeviceBusy, match=f"no job's: {daemon}"):
+        node.take(8, timeout=0.3)
+    os.kill(daemon, signal.SIGKILL)
+    host.idle(device)
+    node.take(8).release()
+
+
+def test_case_08_a_holder_that_stands_still_holds(node: Node) -> None:
+    holder = node.holder(8)
+    holder.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(DeviceBusy, match="held by"):
+            node.take(timeout=1.5)
+        holder.send_signal(signal.SIGCONT)
+        thread, found = in_thread(lambda: node.take(timeout=10))
+        holder.communicate("")
+        thread.join(10)
+        assert len(found) == 1
+        found[0].release()  # type: ignore[attr-defined]
+    finally:
+        holder.kill()
+
+
+@pytest.mark.parametrize("ledger", ["sound", "unlocking"])
+def test_case_09_what_a_living_child_has_open_is_held(node: Node, ledger: str) -> None:
+    node.ledger = ledger
+    held = node.take(8)
+    child = subprocess.Popen(["sleep", "60"], pass_fds=held.grant.fds)
+    held.release()
+    try:
+        if ledger == "unlocking":  # the mutant: found out
+            node.take(8).release()
+            return
+        with pytest.raises(DeviceBusy):
+            node.take()
+    finally:
+        child.kill()
+        child.wait()
+    node.take(8).release()
+
+
+def test_case_09_a_pool_that_asks_for_the_taker_only_is_found_out(node: Node) -> None:
+    holder = node.holder(8)
+    holder.communicate("")
+    node.take(8).release()
+    node.ledger = "forgetful"
+    handle, _ = node.start("import time; time.sleep(600)", 8)
+    pid_of_nobody = stress_free_pid()
+    _rewrite_pid(node, pid_of_nobody)
+    node.take(8).release()  # the job lives
+    assert handle.status() == "running"
+    node.ledger = "sound"
+    _rewrite_pid(node, pid_of_nobody)
+    with pytest.raises(DeviceBusy):
+        node.take()
+    handle.remove()
+
+
+def stress_free_pid() -> int:
+    """Of a process that has ended."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
+
+
+def _rewrite_pid(node: Node, pid: int) -> None:
+    """As if another process had taken the lease, and was killed."""
+    import json
+
+    for path in (node.leases / "devices" / "leases").iterdir():
+        content = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**content, "pid": pid}))
+
+
+def waiting(node: Node) -> int:
+    tickets = node.leases / "devices" / "tickets"
+    return len(list(tickets.glob("[!.]*"))) if tickets.is_dir() else 0
+
+
+def test_case_10_two_gangs_of_five_do_not_deadlock(node: Node) -> None:
+    first = in_thread(lambda: node.take(5, timeout=20))
+    second = in_thread(lambda: node.take(5, timeout=20))
+    wait_until(lambda: first[1] or second[1], what="one gang is there")
+    got, other = (first, second) if first[1] else (second, first)
+    wait_until(lambda: waiting(node) == 1, what="the other waits")
+    assert not other[1], "8 devices were enough for two gangs of 5"
+    got[1][0].release()  # type: ignore[attr-defined]
+    other[0].join(10)
+    assert len(other[1]) == 1
+    other[1][0].release()  # type: ignore[attr-defined]
+
+
+def gang_against_a_stream(node: Node, within: float) -> float | None:
+    """Seconds until a gang of 8 is served while others take one device again and again."""
+    stop = threading.Event()
+
+    def stream() -> None:
+        while not stop.is_set():
+            try:
+                with node.take(timeout=20):
+                    time.sleep(0.02)
+            except DeviceBusy:
+                pass
+
+    threads = [threading.Thread(target=stream, daemon=True) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    if node.ledger == "sound":
+        wait_until(lambda: waiting(node) > 1, what="the stream waits for devices")
+    begun = time.monotonic()
+    try:
+        with node.take(8, timeout=within):
+            return time.monotonic() - begun
+    except DeviceBusy:
+        return None
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(20)
+
+
+def test_case_10_a_gang_of_eight_is_served_against_a_stream(node: Node) -> None:
+    node.inventory = StaticInventory(NvmlInventory().snapshot().devices)
+    assert gang_against_a_stream(node, within=15) is not None
+
+
+def test_case_10_without_tickets_it_would_starve(node: Node) -> None:
+    node.inventory = StaticInventory(NvmlInventory().snapshot().devices)
+    node.ledger = "without_tickets"
+    assert gang_against_a_stream(node, within=1.5) is None
+
+
+def test_case_11_shared_memory_is_promised_once(host: Host, node: Node) -> None:
+    host.gpus = 1
+    host.write()
+    node.rules = Rules(max_jobs=4)
+    third = 30 * 1024
+    with node.take(share=0.25, memory_mb=third), node.take(share=0.25, memory_mb=third) as second:
+        with pytest.raises(DeviceBusy, match="MiB are free"):
+            node.take(share=0.25, memory_mb=third)
+        with pytest.raises(DeviceBusy, match="held by"):
+            node.take()
+        second.release()
+        node.take(share=0.25, memory_mb=third).release()
+
+
+def test_case_11_foreign_memory_is_subtracted(host: Host, node: Node) -> None:
+    host.gpus = 1
+    host.process(0, 4242, 20 * 1024)
+    node.rules = Rules(max_jobs=4)
+    with pytest.raises(DeviceBusy, match="no job's: 4242"):
+        node.take()
+    with node.take(share=0.25, memory_mb=30 * 1024):
+        assert node.pool().state().devices[0].free_mb == 81920 - 600 - 50 * 1024
+        with pytest.raises(DeviceBusy, match="MiB are free"):
+            node.take(share=0.25, memory_mb=30 * 1024)
+    host.process(0, 17, 61 * 1024 - 400, kind="graphics")
+    with pytest.raises(DeviceBusy, match="MiB are free"):
+        node.take(share=0.25, memory_mb=1024)
+
+
+def watch(pool: DevicePool) -> HealthWatch:
+    made = HealthWatch(NvmlInventory(), NvmlEvents(), pool.health)
+    assert made.look() == {}
+    return made
+
+
+def test_case_12_a_lost_gpu_drains_alone_and_the_others_keep_their_uuids(
+    host: Host, node: Node
+) -> None:
+    health = watch(node.pool())
+    with node.take(only=frozenset({uuid(3)})), node.take(only=frozenset({uuid(5)})) as other:
+        host.gpu(3, lost=1)
+        drained = health.look()
+        assert list(drained) == [uuid(3)]
+        assert "lost" in drained[uuid(3)]
+        assert other.grant.devices == (uuid(5),)
+    host.gpu(3, hidden=1)  # after a restart of the driver: those behind it move up
+    shown = {one.device.uuid: one for one in node.pool().state().devices}
+    assert shown[uuid(5)].device.index == 4
+    with node.take(only=frozenset({uuid(5)})) as again:
+        assert again.grant.env["CUDA_VISIBLE_DEVICES"] == uuid(5)
+    with pytest.raises(DeviceBusy):
+        node.take(only=frozenset({uuid(3)}))
+    with node.take(7) as rest:
+        assert uuid(3) not in rest.grant.devices
+
+
+def test_case_13_xids_of_programs_are_ignored_and_those_of_devices_drain(
+    host: Host, node: Node
+) -> None:
+    health = watch(node.pool())
+    host.gpu(0, xid="1 31")
+    host.gpu(1, xid="1 79")
+    host.gpu(2, dbe=1)
+    assert health.look() == {uuid(1): "Xid 79", uuid(2): "double-bit ECC error"}
+    with pytest.raises(DeviceBusy, match="drained: Xid 79"):
+        node.take(8)
+    with node.take(6) as rest:
+        assert {uuid(1), uuid(2)}.isdisjoint(rest.grant.devices)
+    assert list(health.look()) == [uuid(1), uuid(2)]
+    host.gpu(2, dbe_total=3)  # one more, which came without an event
+    assert list(health.look()) == [uuid(1), uuid(2)]
+    assert list(health.look()) == [uuid(2)], "three clean looks"
+    health.look()
+    assert health.look() == {}
+    node.take(8).release()
+
+
+def test_case_14_instances_are_devices_and_their_gpu_is_none(host: Host, node: Node) -> None:
+    host.gpus = 2
+    host.mig(0, ("3g.40gb", 40_000), ("1g.10gb", 9_856))
+    devices = node.pool().state().devices
+    parts = [one.device for one in devices if one.device.parent == uuid(0)]
+    assert [one.profile for one in parts] == ["3g.40gb", "1g.10gb"]
+    assert all(one.uuid.startswith("MIG-") for one in parts)
+    with pytest.raises(NoSuchDevices, match="split into MIG instances"):
+        node.take(only=frozenset({uuid(0)}))
+    with node.take(only=frozenset({parts[1].uuid})) as held:
+        assert held.grant.env["CUDA_VISIBLE_DEVICES"] == parts[1].uuid
+    with pytest.raises(NoSuchDevices, match="one MIG instance"):
+        node.take(2)
+    host.mig(0, ("7g.80gb", 80_000))  # reconfigured while the node runs
+    with pytest.raises(DeviceBusy, match="not there"):
+        node.take(only=frozenset({parts[1].uuid}))

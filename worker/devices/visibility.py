@@ -1,0 +1,40 @@
+"""What a job's environment says of devices: those of its grant, and no others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.choices import Device as Kind
+from worker.devices.inventory import Device
+
+GRANTED = "CYXWIZ_DEVICES"
+"""The UUIDs of the grant, with commas: what a job can hold against what it sees."""
+
+NO_GPUS = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "",
+    "ROCR_VISIBLE_DEVICES": "",
+    "NVIDIA_VISIBLE_DEVICES": "void",
+    GRANTED: "",
+}
+
+
+def environment(devices: Sequence[Device]) -> dict[str, str]:
+    """For a job with exactly these devices, all of one kind."""
+    if not devices:
+        return dict(NO_GPUS)
+    uuids = ",".join(one.uuid for one in devices)
+    if devices[0].kind is Kind.ROCM:
+        # HIP obeys CUDA_VISIBLE_DEVICES too: an empty one would hide everything
+        return {
+            "ROCR_VISIBLE_DEVICES": uuids,
+            "NVIDIA_VISIBLE_DEVICES": "void",
+            GRANTED: uuids,
+        }
+    return {
+        "CUDA_VISIBLE_DEVICES": uuids,
+        "HIP_VISIBLE_DEVICES": "",
+        "ROCR_VISIBLE_DEVICES": "",
+        "NVIDIA_VISIBLE_DEVICES": uuids,
+        GRANTED: uuids,
+    }
