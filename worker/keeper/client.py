@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import select
 import socket
 import struct
 import threading
+import time
+from collections import deque
 from pathlib import Path
 
 from tasks.errors import KeeperError
 from worker.keeper import protocol
 from worker.keeper.conversation import SOCKET_NAME
+from worker.keeper.protocol import Verb
 from worker.plan import AttemptId, ExitStatus, StopCause
 from worker.runtimes.base import Chunk, Status, Stream
 
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 _SEND_WITHIN = struct.pack("ll", 5, 0)  # a struct timeval
+_FOR_EVER = struct.pack("ll", 0, 0)
 
 
 class KeeperLink:
-    """Frames to and from one keeper. Any thread may send; one thread reads.
+    """Frames to and from one keeper. Any thread may send, and ask for the status; one reads.
 
-    A thread of its own receives, so that a beat or a pause never waits for whoever reads output.
-    What it holds is bounded: a keeper sends no more than a spool beyond what was acknowledged.
+    A beat or a pause never waits for whoever reads output: the two directions are independent.
+    What is held is bounded: a keeper sends no more than a spool beyond what was acknowledged.
     """
 
     def __init__(self, connection: socket.socket, attempt: AttemptId, hello_within: float) -> None:
-        """Wait for the keeper's hello, then receive.
+        """Wait for the keeper's hello.
 
         Raises:
             KeeperError: there is none within ``hello_within`` seconds; ``connection`` is closed.
@@ -36,12 +40,16 @@ class KeeperLink:
         self.attempt = attempt
         self._connection = connection
         self._sending = threading.Lock()
-        self._arrived: queue.SimpleQueue[Chunk | ExitStatus | KeeperError] = queue.SimpleQueue()
+        self._receiving = threading.Lock()
+        self._arrived: deque[Chunk | ExitStatus] = deque()
+        self._buffer = memoryview(bytearray(protocol.FRAME_BYTES))
         self._offsets = [0] * protocol.STREAMS
         self._begun = [False] * protocol.STREAMS
-        self._end: ExitStatus | KeeperError | None = None
         self._exit: ExitStatus | None = None
         self._detached = False
+        self._gone = False
+        """The connection is at its end."""
+        self._released = False
         try:
             hello = self._greet(hello_within)
         except BaseException:
@@ -51,13 +59,18 @@ class KeeperLink:
         self.job_pid = hello["job"]
         self._status = Status.PAUSED if hello["paused"] else Status.RUNNING
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
-        self._receiver = threading.Thread(
-            target=self._receive, name=f"keeper-{attempt}", daemon=True
-        )
-        self._receiver.start()
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
 
     @property
     def status(self) -> Status:
+        """As of the last frame that has come."""
+        if self._receiving.acquire(blocking=False):  # else a reader is about to take it
+            try:
+                while self._receive(0):
+                    pass
+            finally:
+                self._receiving.release()
         return self._status
 
     @property
@@ -71,20 +84,21 @@ class KeeperLink:
             KeeperError: the keeper is gone and did not say how the attempt ended, or this link was
                 detached, or a newer supervisor has taken over.
         """
-        if self._detached:
-            # whatever has arrived since the last acknowledgement is the successor's
-            raise KeeperError(f"{self.attempt}: this handle was detached")
-        if self._end is None:
-            try:
-                item = self._arrived.get(timeout=max(0.0, timeout))
-            except queue.Empty:
-                return None
-            if isinstance(item, Chunk):
-                return item
-            self._end = item
-        if isinstance(self._end, KeeperError):
-            raise self._end
-        return self._end
+        until = time.monotonic() + timeout
+        with self._receiving:
+            while not self._detached:
+                if self._arrived:
+                    return self._arrived.popleft()
+                if self._exit is not None:
+                    return self._exit
+                if self._gone:
+                    raise KeeperError(
+                        f"{self.attempt}: the keeper is gone, or another supervisor has taken over"
+                    )
+                if not self._receive(until - time.monotonic()):
+                    return None
+        # whatever has arrived since the last acknowledgement is the successor's
+        raise KeeperError(f"{self.attempt}: this handle was detached")
 
     def send(self, frame: bytes) -> None:
         """Send one frame. Does nothing once the exit is known.
@@ -119,8 +133,32 @@ class KeeperLink:
             self._detached = True
         with contextlib.suppress(OSError):  # the keeper was faster
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._receiver.join()
+        with self._receiving:  # whoever reads has woken up
+            self._connection.close()
+
+    def rest(self, within: float) -> socket.socket | None:
+        """Release the attempt, and let its keeper rest. Of this link nothing more is to be had.
+
+        Returns the connection for the next attempt once this one's grant is free; None where the
+        keeper ended in the place of resting. The same is true then.
+
+        Raises:
+            KeeperError: it has done neither ``within`` seconds.
+        """
+        self.send_always(protocol.command_frame(Verb.REST))
+        until = time.monotonic() + within
+        with self._receiving:
+            while not (self._released or self._gone):
+                self._arrived.clear()
+                if not self._receive(until - time.monotonic()):
+                    raise KeeperError(f"{self.attempt}: the keeper does not let go")
+        with self._sending:
+            self._detached = True
+        if self._released:
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _FOR_EVER)
+            return self._connection
         self._connection.close()
+        return None
 
     def _greet(self, within: float) -> protocol.Hello:
         self._connection.settimeout(within)
@@ -137,21 +175,25 @@ class KeeperLink:
         hello: protocol.Hello = protocol.parse_json(frame)
         return hello
 
-    def _receive(self) -> None:
-        buffer = memoryview(bytearray(protocol.FRAME_BYTES))
+    def _receive(self, within: float) -> bool:
+        """Take the next frame; False if none came ``within`` seconds, or ever will."""
+        if self._gone or self._detached:
+            return False
         try:
-            while size := self._connection.recv_into(buffer):
-                self._take(buffer[:size])
+            if not self._poll.poll(max(0.0, within) * 1000):
+                return False
+            size = self._connection.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            if size:
+                self._take(self._buffer[:size])
+                return True
+        except BlockingIOError:
+            return True  # polled too early
         except OSError:
             pass  # as good as its end
+        self._gone = True
         if self._exit is None:
             self._status = Status.GONE
-            self._arrived.put(KeeperError(f"{self.attempt}: {self._loss()}"))
-
-    def _loss(self) -> str:
-        if self._detached:
-            return "this handle was detached"
-        return "the keeper is gone, or another supervisor has taken over"
+        return True
 
     def _take(self, frame: memoryview) -> None:
         match frame[0]:
@@ -162,7 +204,8 @@ class KeeperLink:
             case protocol.EXIT if self._exit is None:
                 self._exit = exit_status(protocol.parse_json(frame))
                 self._status = Status.EXITED
-                self._arrived.put(self._exit)
+            case protocol.RELEASED:
+                self._released = True
 
     def _deliver(self, stream: int, offset: int, data: bytes) -> None:
         """Hand on what is new; a keeper may send twice, never skip."""
@@ -175,7 +218,7 @@ class KeeperLink:
         if known < 0:
             raise OSError(f"{-known} bytes of {_STREAMS[stream]} are missing at {offset}")
         fresh = data[known:]
-        self._arrived.put(Chunk(stream=_STREAMS[stream], offset=offset + known, data=fresh))
+        self._arrived.append(Chunk(stream=_STREAMS[stream], offset=offset + known, data=fresh))
         self._offsets[stream] += len(fresh)
 
 

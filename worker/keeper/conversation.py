@@ -85,6 +85,21 @@ class Conversation:
         self._control.clear()
         self.blocked = False
 
+    def hand_over(self) -> socket.socket | None:
+        """Tell the supervisor that the attempt is released; the connection is the caller's then.
+
+        None: nobody is attached any more.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.setblocking(True)  # nothing is held any more that could be held up
+            try:
+                connection.send(bytes((protocol.RELEASED,)))
+            except OSError:
+                connection.close()
+                return None
+        return connection
+
     def say(self, frame: bytes) -> None:
         """Send a control frame; without a supervisor there is nobody to tell."""
         if self._connection is not None:

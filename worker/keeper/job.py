@@ -1,4 +1,8 @@
-"""Forks a native job: what happens between the keeper's fork and the job's first instruction."""
+"""Forks a native job: what happens between the keeper's fork and the job's first instruction.
+
+Whatever can be made ready before the fork is: each page of memory that the child writes to is
+copied first, and most of what a fork costs is that.
+"""
 
 # No pathlib here: its import costs each slot a megabyte.
 # ruff: noqa: PTH208
@@ -62,13 +66,19 @@ def launch(spec: Spec, leases: list[int]) -> Started:
         pipes.extend(os.pipe2(os.O_CLOEXEC) for _ in range(protocol.STREAMS + 1))
         cpus = affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
         keeper = os.getpid()
+        writes = [write for _, write in pipes]
+        spec["env"][protocol.ATTEMPT_VARIABLE] = f"{spec['job_id']}~{spec['fence']}"
+        spec["env"][protocol.MARKER] = spec["state"]
+        for lease in leases:
+            os.set_inheritable(lease, True)  # a survivor keeps them held
+        highest = max(map(int, os.listdir("/proc/self/fd")))
         # A signal that comes before the job has its own dispositions waits for them; while this
         # process's hold, which ignore it, it would be lost.
         signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             pid = os.fork()
             if pid == 0:
-                _become(spec, keeper, [write for _, write in pipes], leases, cpus)
+                _become(spec, keeper, writes, sorted({*leases, writes[-1]}), highest, cpus)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
     except OSError:
@@ -97,8 +107,14 @@ def affinity(slot: str, cores: float, available: list[int]) -> set[int] | None:
 
 
 def _become(
-    spec: Spec, keeper: int, writes: list[int], leases: list[int], cpus: set[int] | None
+    spec: Spec,
+    keeper: int,
+    writes: list[int],
+    kept: list[int],
+    highest: int,
+    cpus: set[int] | None,
 ) -> NoReturn:
+    """``kept``: descriptors beside the standard streams; ``highest``: of all that are open."""
     failure = writes[protocol.STREAMS]
     step = "prepare the process"
     try:
@@ -116,15 +132,11 @@ def _become(
         _score_for_oom()
         _limit(spec)
         prctl.no_new_privileges()
-        _arrange_descriptors(writes, leases)
+        _arrange_descriptors(writes, kept, highest)
         step = f"enter {spec['scratch']}"
         os.chdir(spec["scratch"])
         step = f"execute {spec['argv'][0]}"
-        marker = {
-            protocol.ATTEMPT_VARIABLE: f"{spec['job_id']}~{spec['fence']}",
-            protocol.MARKER: spec["state"],
-        }
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"] | marker)  # noqa: S606 - no shell
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell
     except BaseException as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         with contextlib.suppress(OSError):
@@ -133,23 +145,17 @@ def _become(
         os._exit(127)
 
 
-def _arrange_descriptors(writes: list[int], leases: list[int]) -> None:
-    """Standard streams, the leases (a survivor keeps them held), and nothing else."""
+def _arrange_descriptors(writes: list[int], kept: list[int], highest: int) -> None:
+    """Standard streams, those that are kept, and nothing else."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(writes[0], 1)
     os.dup2(writes[1], 2)
-    for lease in leases:
-        os.set_inheritable(lease, True)
     start = 3
-    for kept in sorted({*leases, writes[protocol.STREAMS]}):
-        os.closerange(start, kept)
-        start = kept + 1
-    os.closerange(start, _highest_descriptor() + 1)
-
-
-def _highest_descriptor() -> int:
-    return max(map(int, os.listdir("/proc/self/fd")))
+    for one in kept:
+        os.closerange(start, one)
+        start = one + 1
+    os.closerange(start, max(highest, nothing) + 1)
 
 
 def _score_for_oom() -> None:

@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 
-from worker.keeper import job, procfs, protocol
+from worker.keeper import procfs, protocol
 from worker.keeper.container import ContainerSubject
 from worker.keeper.conversation import SOCKET_NAME, Conversation, listen, trusted
 from worker.keeper.family import Pause
@@ -36,9 +36,10 @@ _AGAIN = 0.02
 
 
 class Keeper:
-    """One attempt, from its fork to its release."""
+    """One attempt, from its start to its release."""
 
-    def __init__(self, spec: Spec, lock: int, leases: list[int]) -> None:
+    def __init__(self, spec: Spec, lock: int, leases: list[int], *, may_rest: bool) -> None:
+        """``may_rest``: it may be asked to keep another attempt after this one."""
         now = time.monotonic()
         self._spec = spec
         self._lock = lock
@@ -62,14 +63,14 @@ class Keeper:
         self._cause: str | None = None
         self._ended = False
         self._told = False
-        self._released = False
+        # the mourner of a container would keep copies of what the next attempt is given
+        self._may_rest = may_rest and "container" not in spec
+        self._released = self._rests = False
 
     # --- start
 
     def start(self, connection: socket.socket) -> None:
         """Fork the job and greet the supervisor. Raises OSError: nothing was started."""
-        for number in job.IGNORED:
-            signal.signal(number, signal.SIG_IGN)
         # The job first, what it needs not beside it; should the rest fail, it dies with this.
         self._subject.start()
         self._listener = listen(self._spec["state"])
@@ -95,7 +96,8 @@ class Keeper:
 
     # --- the loop
 
-    def run(self) -> None:
+    def run(self) -> socket.socket | None:
+        """Until the attempt is released; returns the connection if the next one comes over it."""
         while True:
             now = time.monotonic()
             self._look(now)
@@ -108,7 +110,7 @@ class Keeper:
                     break
             self._speak(now)
             self._watch.wait(self._patience(time.monotonic()))
-        self._leave()
+        return self._leave()
 
     def _patience(self, now: float) -> float:
         """How long nothing needs to be done, in seconds."""
@@ -182,7 +184,7 @@ class Keeper:
         self._conversation.bid_farewell(farewell)
         self._told = True
 
-    def _leave(self) -> None:
+    def _leave(self) -> socket.socket | None:
         """The grant first, then the sign of life, then the supervisor: each can rely on it."""
         self._subject.leave()
         for lease in self._leases:
@@ -191,7 +193,11 @@ class Keeper:
         with contextlib.suppress(OSError):
             os.unlink(f"{self._spec['state']}/{SOCKET_NAME}")
         os.close(self._lock)
+        self._watch.close()
+        if self._rests:
+            return self._conversation.hand_over()
         self._conversation.drop()
+        return None
 
     # --- the supervisor
 
@@ -257,8 +263,9 @@ class Keeper:
                 self._pause.remove("user")
             case Verb.SIGNAL:
                 self._subject.signal(int(argument))
-            case Verb.RELEASE:
+            case Verb.RELEASE | Verb.REST:
                 self._released = True
+                self._rests = verb is Verb.REST and self._may_rest
                 self._kill("requested")
 
     def _stop(self, grace: float) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import time
 from functools import partial
 
 from worker.keeper import job, prctl, procfs, protocol
 from worker.keeper.family import Family
 from worker.keeper.streams import Streams
-from worker.keeper.verdict import verdict
+from worker.keeper.verdict import Usage, verdict
 from worker.keeper.watch import READ, ChildSignal, Watch
 
 TYPE_CHECKING = False
@@ -29,6 +28,7 @@ class ProcessSubject:
         self._watch = watch
         self._family = Family(os.getpid())
         self._streams = Streams(watch.forget)
+        self._used = Usage()
         self._began = time.monotonic()
         self._wall = 0.0
         self._error = ""
@@ -49,22 +49,23 @@ class ProcessSubject:
         return self._streams.closed
 
     def start(self) -> None:
-        children = ChildSignal()
+        self._children = ChildSignal()
         prctl.adopt_orphans()
         self._job = job.launch(self._spec, self._leases)
         self._streams.open(self._job.streams)
-        self._watch.want(children.fd, READ, children.clear)
+        self._watch.want(self._children.fd, READ, self._children.clear)
         self._watch.want(self._job.failure, READ, self._learn_failure)
 
     def look(self, now: float) -> None:
         while not self.all_dead:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 self.all_dead = True
                 return
             if pid == 0:
                 return
+            self._used.add(usage)
             if pid == self._job.pid:
                 self._status = status
                 self._wall = now - self._began
@@ -106,12 +107,14 @@ class ProcessSubject:
             cause=cause,
             error=self._error,
             memory_mb=self._spec["memory_mb"],
-            usage=resource.getrusage(resource.RUSAGE_CHILDREN),
+            usage=self._used,
             wall_seconds=self._wall,
         )
 
     def leave(self) -> None:
-        """Nothing: all of it is dead."""
+        self._streams.close()
+        self._learn_failure()
+        self._children.close()
 
     def _learn_failure(self) -> None:
         """Why the program could not be executed, if so; the pipe closes as it starts."""

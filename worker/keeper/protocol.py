@@ -94,6 +94,8 @@ DATA: Final = ord("D")
 STATE: Final = ord("S")
 EXIT: Final = ord("X")
 FAILED: Final = ord("F")
+RELEASED: Final = ord("R")
+"""The last frame of an attempt whose keeper rests: its leases and its lock are free."""
 
 # supervisor -> keeper
 ACK: Final = ord("A")
@@ -117,6 +119,9 @@ class Verb(StrEnum):
     RESUME = "resume"
     SIGNAL = "signal"
     RELEASE = "release"
+    """The attempt is dealt with: end whatever is left of it, then end."""
+    REST = "rest"
+    """The same, but wait for the next attempt, on this connection, in the place of ending."""
 
 
 def data_frame(stream: int, offset: int, data: bytes) -> bytes:

@@ -65,6 +65,12 @@ class Streams:
             while self.read(index, writers_dead=True):
                 pass
 
+    def close(self) -> None:
+        """Take no more, whatever there is."""
+        for index in range(protocol.STREAMS):
+            if self._pipes[index] >= 0:
+                self._close(index)
+
     def _close(self, index: int) -> None:
         self._forget(self._pipes[index])
         os.close(self._pipes[index])

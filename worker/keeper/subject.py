@@ -85,5 +85,5 @@ if TYPE_CHECKING:
             ...
 
         def leave(self) -> None:
-            """The keeper ends: let go of everything but the leases."""
+            """The attempt is over: let go of everything but the leases."""
             ...

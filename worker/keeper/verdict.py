@@ -13,23 +13,40 @@ if TYPE_CHECKING:
     from worker.keeper.protocol import Exit
 
 
+class Usage:
+    """What the processes of one attempt used: all that were waited for, and what those waited for.
+
+    Not the kernel's own sum (RUSAGE_CHILDREN): a keeper may have had other attempts before.
+    """
+
+    __slots__ = ("cpu_seconds", "max_rss_mb")
+
+    def __init__(self) -> None:
+        self.cpu_seconds = 0.0
+        self.max_rss_mb = 0.0
+
+    def add(self, usage: resource.struct_rusage) -> None:
+        self.cpu_seconds += usage.ru_utime + usage.ru_stime
+        self.max_rss_mb = max(self.max_rss_mb, usage.ru_maxrss / 1024)
+
+
 def verdict(
     *,
     status: int | None,
     cause: str | None,
     error: str,
     memory_mb: int,
-    usage: resource.struct_rusage,
+    usage: Usage,
     wall_seconds: float,
 ) -> Exit:
-    """``status`` is waitpid's, ``usage`` that of all processes that were waited for."""
+    """``status`` is waitpid's."""
     code = number = None
     if status is not None and not error:
         if os.WIFEXITED(status):
             code = os.WEXITSTATUS(status)
         elif os.WIFSIGNALED(status):
             number = os.WTERMSIG(status)
-    peak_mb = usage.ru_maxrss / 1024
+    peak_mb = usage.max_rss_mb
     # A process that outgrew the limit between two looks of the watchdog, and failed of it.
     outgrown = bool(memory_mb) and peak_mb >= memory_mb and code != 0
     return {
@@ -38,7 +55,7 @@ def verdict(
         "cause": cause,
         "oom": cause == "memory" or outgrown,
         "error": error,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "cpu_seconds": usage.cpu_seconds,
         "max_rss_mb": peak_mb,
         "wall_seconds": wall_seconds,
     }

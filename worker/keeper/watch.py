@@ -47,6 +47,9 @@ class Watch:
             self._poll.unregister(fd)
             del self._handlers[fd]
 
+    def close(self) -> None:
+        self._poll.close()
+
     def wait(self, seconds: float) -> None:
         """Wait for at most ``seconds`` and call the handlers of what is ready."""
         timeout = None if seconds == math.inf else max(0.0, seconds)
@@ -60,8 +63,8 @@ class ChildSignal:
     """SIGCHLD as a descriptor: ``fd`` is readable when a child has changed state."""
 
     def __init__(self) -> None:
-        self.fd, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def clear(self) -> None:
@@ -70,3 +73,8 @@ class ChildSignal:
                 pass
         except BlockingIOError:
             pass
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write)

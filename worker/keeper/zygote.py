@@ -40,6 +40,7 @@ class Zygote:
         self._owner = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._resting: socket.socket | None = None
 
     @property
     def pid(self) -> int | None:
@@ -56,31 +57,64 @@ class Zygote:
             self._ensure()
 
     def spawn(self, spec: protocol.Spec, lock: int, leases: Sequence[int]) -> socket.socket:
-        """Fork a keeper; returns this end of its connection, on which it says hello.
+        """Wake the keeper that rests, or fork one; returns this end of its connection, on which
+        it says hello.
 
         The descriptors stay the caller's; the keeper gets its own copies of the same open files.
 
         Raises:
             RuntimeUnavailable: there is no keeper.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         content = os.memfd_create("spec")
         try:
             os.write(content, json.dumps(spec).encode())
-            fds = array.array("i", [theirs.fileno(), lock, content, *leases])
+            fds = [lock, content, *leases]
             with self._mutex:
-                self._request(fds)
+                return self._wake(fds) or self._fork(fds)
+        finally:
+            os.close(content)
+
+    def take_back(self, connection: socket.socket) -> None:
+        """The keeper at the other end rests: it may keep the next attempt. One at most does; the
+        end of its connection ends any other."""
+        with self._mutex:
+            self._ensure_owner()
+            if self._resting is None:
+                self._resting = connection
+                return
+        connection.close()
+
+    def _wake(self, fds: Sequence[int]) -> socket.socket | None:
+        """Ask the resting keeper; None if there is none, or it is gone."""
+        self._ensure_owner()
+        connection, self._resting = self._resting, None
+        if connection is not None:
+            try:
+                connection.sendmsg([b"+"], [_rights(fds)])
+            except OSError:
+                connection.close()
+                return None
+        return connection
+
+    def _fork(self, fds: Sequence[int]) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._request([theirs.fileno(), *fds])
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-            os.close(content)
         return ours
 
     def close(self) -> None:
-        """End the zygote; its keepers live on. Safe to call twice."""
+        """End the zygote and the keeper that rests; those with an attempt live on. Safe to call
+        twice."""
         with self._mutex:
+            self._ensure_owner()
+            if self._resting is not None:
+                self._resting.close()
+                self._resting = None
             self._discard()
 
     def __enter__(self) -> Self:
@@ -94,12 +128,11 @@ class Zygote:
     ) -> None:
         self.close()
 
-    def _request(self, fds: array.array[int]) -> None:
+    def _request(self, fds: Sequence[int]) -> None:
         for last in (False, True):
             channel = self._ensure()
             try:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
-                channel.sendmsg([b"+"], rights)
+                channel.sendmsg([b"+"], [_rights(fds)])
                 answer = channel.recv(_PID.size)
             except OSError as error:
                 self._discard()
@@ -119,13 +152,18 @@ class Zygote:
                 raise RuntimeUnavailable(f"no keeper can be forked: {os.strerror(-pid)}")
             return
 
+    def _ensure_owner(self) -> None:
+        """Forked since: the parent's zygote is not ours to talk to, nor to end."""
+        if self._owner in (0, os.getpid()):
+            return
+        self._owner, self._process = 0, None
+        for connection in (self._socket, self._resting):
+            if connection is not None:
+                connection.close()
+        self._socket = self._resting = None
+
     def _ensure(self) -> socket.socket:
-        if self._owner != os.getpid():
-            # Forked since: the parent's zygote is not ours to talk to, nor to end.
-            self._process = None
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+        self._ensure_owner()
         if self._socket is None:
             self._launch()
         assert self._socket is not None  # noqa: S101 - for the type checker
@@ -175,3 +213,7 @@ class Zygote:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def _rights(fds: Sequence[int]) -> tuple[int, int, array.array[int]]:
+    return socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -93,7 +94,9 @@ class NativeRuntime:
                     remove_tree(directory)
             raise RuntimeUnavailable(f"{plan.attempt} was not started: {error}") from error
         os.close(guard)
-        return NativeHandle(link, state=plan.state, scratch=plan.scratch)
+        return NativeHandle(
+            link, state=plan.state, scratch=plan.scratch, take_back=self._zygote.take_back
+        )
 
     def recover(self) -> list[Handle]:
         """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
@@ -166,7 +169,16 @@ class NativeHandle:
     ended: the lease must then be given up, and `remove` or `settle` clears up.
     """
 
-    def __init__(self, link: KeeperLink, *, state: Path, scratch: Path) -> None:
+    def __init__(
+        self,
+        link: KeeperLink,
+        *,
+        state: Path,
+        scratch: Path,
+        take_back: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        """``take_back``: gets the connection to the keeper once that rests; None: it shall end."""
+        self._take_back = take_back
         self._link = link
         self._state = state
         self._scratch = scratch
@@ -218,12 +230,25 @@ class NativeHandle:
         if self._link.detached:
             raise KeeperError(f"{self.attempt}: this handle was detached; recover() finds it again")
         all_dead = self._link.status is Status.EXITED  # a keeper tells the exit only then
-        self._release()
+        self._let_go()
         self._link.close()
         settled = settle(self._state, timeout=_GONE_WITHIN, all_dead=all_dead)
         if settled.outcome is not Settlement.SETTLED:
             raise KeeperError(f"{self.attempt}: still {settled.outcome} in {self._state}")
         remove_tree(self._scratch)
+
+    def _let_go(self) -> None:
+        """The grant is free, and the keeper rests or is gone."""
+        if self._take_back is None:
+            self._release()
+            return
+        try:
+            connection = self._link.rest(_GONE_WITHIN)
+        except KeeperError:
+            self._release()
+            return
+        if connection is not None:
+            self._take_back(connection)
 
     def _release(self) -> None:
         """Ask the keeper to end, and see it gone."""

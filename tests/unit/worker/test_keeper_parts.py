@@ -15,7 +15,7 @@ from worker.keeper import lock, procfs, protocol, watchdog
 from worker.keeper.job import affinity
 from worker.keeper.spool import Spool
 from worker.keeper.timers import Timers
-from worker.keeper.verdict import verdict
+from worker.keeper.verdict import Usage, verdict
 from worker.keeper.watchdog import Rounds, Watchdog
 
 pytestmark = pytest.mark.unit
@@ -96,7 +96,9 @@ class TestVerdict:
     def end(self, status: int | None, **changes: object) -> protocol.Exit:
         given: dict[str, object] = {"cause": None, "error": "", "memory_mb": 0}
         peak = float(str(changes.pop("peak_kib", 0)))
-        usage = resource.struct_rusage([1.0, 0.5, peak] + [0.0] * 13)
+        usage = Usage()
+        usage.add(resource.struct_rusage([0.25, 0.5, 0.0] + [0.0] * 13))
+        usage.add(resource.struct_rusage([0.75, 0.0, peak] + [0.0] * 13))
         return verdict(status=status, usage=usage, wall_seconds=2.0, **(given | changes))  # type: ignore[arg-type] # a table of keyword arguments
 
     def test_code_and_signal_exclude_each_other(self) -> None:
