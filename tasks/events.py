@@ -23,6 +23,8 @@ class Queued:
 
     type: ClassVar[str] = "queued"
     queue: str = ""
+    missing: str = ""
+    """What no live node had when it was submitted; '' where one could serve it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,6 +105,52 @@ class Keys:
         """String: which agent reaps; a lease with a TTL."""
         return f"{self.prefix}reaper"
 
+    @property
+    def node_names(self) -> str:
+        """Sorted set: node names in their order, all at score 0: for reading them by pages."""
+        return f"{self.prefix}node-names"
+
+    def serving(self, queue: str) -> str:
+        """Sorted set: nodes that read ``queue``, by the ms at which each counts as lost."""
+        return f"{self.prefix}serving:{queue}"
+
+    def slots(self, kind: str) -> str:
+        """Sorted set: NODE/SLOT that take jobs, of ``cpu`` or ``gpu``, by when they are lost."""
+        return f"{self.prefix}slots:{kind}"
+
+    def busy(self, kind: str) -> str:
+        """Sorted set: NODE/SLOT that have a job, by the ms since when."""
+        return f"{self.prefix}busy:{kind}"
+
+    def holds(self, node: str) -> str:
+        """Hash: the jobs of a node, by slot."""
+        return f"{self.prefix}holds:{node}"
+
+    def counts(self, node: str) -> str:
+        """Hash: what a node's metrics are made of."""
+        return f"{self.prefix}counts:{node}"
+
+    @property
+    def cordoned(self) -> str:
+        """Hash: nodes that shall take no new job, by name: why, and whether they drain (JSON)."""
+        return f"{self.prefix}cordoned"
+
+    def orders(self, node: str) -> str:
+        """Channel: what a node is asked to do."""
+        return f"{self.prefix}orders:{node}"
+
+    def line(self, queue: str) -> str:
+        """Sorted set: jobs queued in ``queue``, in the order in which they will be served."""
+        return f"{self.prefix}line:{queue}"
+
+    def usage(self, day: int) -> str:
+        """Hash: ms of slots and GPUs by user, on a day (counted from 1970, UTC)."""
+        return f"{self.prefix}usage:{day}"
+
+    def usage_users(self, day: int) -> str:
+        """Sorted set: the users of `usage`, all at score 0: for reading them by pages."""
+        return f"{self.prefix}usage-users:{day}"
+
     # kombu's and Celery's, as they stand under the same prefix
 
     def message_list(self, queue: str, step: int) -> str:

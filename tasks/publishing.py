@@ -22,6 +22,7 @@ from kombu.serialization import dumps
 from tasks import options
 from tasks.errors import InvalidJob
 from tasks.job import JobConfig
+from tasks.needs import needs_of
 from tasks.record import Records
 from tasks.routing import route
 from tasks.settings import Settings, unavailable
@@ -119,6 +120,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
                 max_attempts=job.max_attempts,
                 expires_ms=_expires_ms(job),
                 message=kombu_message(headers, properties, body, queue, said["priority"]),
+                needs=needs_of(queue),
             )
         return type(message)(headers, properties, body, sent_event)
 

@@ -20,6 +20,7 @@ import redis
 from tasks.errors import JobConflict, LeaseLost, UnknownJob
 from tasks.events import Event, Failed, Queued, encode, is_state
 from tasks.keys import TERMINAL_TTL_S, Keys
+from tasks.needs import Needs
 from tasks.recorded import Claimed, Ending, JobRecord, Lease, NotClaimed, Reaped, Renewal
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
@@ -69,11 +70,13 @@ class Records:
         max_attempts: int,
         expires_ms: int,
         message: str,
+        needs: Needs | None = None,
     ) -> bool:
         """Write the record as queued, with its `queued` event. True if new, False if it stood.
 
         ``expires_ms``: positive: from now; negative: minus the ms since the epoch; 0: never.
         ``message``: as kombu's Redis transport would have it in its list, or ''.
+        ``needs``: how its `queued` event says that no live node can serve it.
 
         Raises JobConflict if it stands with another ``spec``.
         """
@@ -92,6 +95,7 @@ class Records:
             message,
             tag,
             tagged(Queued(queue=queue)),
+            *(needs.as_args() if needs else ("",)),
         )
         if answer == "CONFLICT":
             raise JobConflict(
@@ -109,11 +113,13 @@ class Records:
         slot: str,
         ttl_ms: int,
         delivery_tag: str,
+        gpus: int = 0,
     ) -> Claimed | NotClaimed:
         """Take the job, and acknowledge the message ``delivery_tag``, in one step.
 
         ``owner``: unique to this attempt; the same owner claims again with the same answer. A
-        lease that ran out can be taken over only a quarter of ``ttl_ms`` later.
+        lease that ran out can be taken over only a quarter of ``ttl_ms`` later. ``gpus``: of the
+        slot, whose time is counted to the job's user.
         """
         answer = self._scripts.call(
             "claim",
@@ -125,6 +131,7 @@ class Records:
             round(ttl_ms * _GRACE_PART),
             delivery_tag,
             self.terminal_ttl_s,
+            gpus,
         )
         if answer[0] == "OK":
             _, fence, attempt, spec, last_reason, image = answer

@@ -32,6 +32,8 @@ class Place:
     host: HostSize
     offers_containers: bool = False
     """Its engine could be used when it began to read its queues."""
+    gpus: int = 0
+    """Of the slot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,8 +20,10 @@ from worker.engines import Engines, EngineState
 from worker.interruption import Interruptible
 from worker.keeper.zygote import Zygote
 from worker.leftovers import end_leftovers
+from worker.node import slot_records
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
+from worker.node.presence import Presence
 from worker.node.reaper import Reaper
 from worker.node.services import teller
 from worker.node.slot_lock import take_slot
@@ -53,6 +55,7 @@ class SlotProcess:
         self._paths = NodePaths(state_dir=config.node.state_dir)
         self._host = host_size()
         self._reaper: Reaper | None = None
+        self._presence: Presence | None = None
         self._lock = -1
         self._offers_containers = False
 
@@ -105,7 +108,9 @@ class SlotProcess:
                 self.name,
                 engine.reason,
             )
-        return [slot_queue(node, self.name), direct_queue(node), *classes]
+        queues = [slot_queue(node, self.name), direct_queue(node), *classes]
+        slot_records.write_queues(self._paths, self.name, queues)
+        return queues
 
     def ready(self) -> None:
         """The worker takes jobs: tell the agent; without one, do what only it would do."""
@@ -121,9 +126,14 @@ class SlotProcess:
                 tell=teller(self._settings),
             )
             self._reaper.start()
+            self._presence = Presence(self._config, self._settings, self._paths, self.name)
+            self._presence.start()
 
     def stop(self) -> None:
         """The worker ends."""
+        if self._presence is not None:
+            self._presence.stop()
+            self._presence = None
         if self._reaper is not None:
             self._reaper.stop()
             self._reaper = None

@@ -1,4 +1,5 @@
--- 3 owner, 4 node, 5 slot, 6 ttl, 7 grace, 8 delivery tag, 9 time-to-live once terminal (s)
+-- 3 owner, 4 node, 5 slot, 6 ttl, 7 grace, 8 delivery tag, 9 time-to-live once terminal (s),
+-- 10 GPUs of the slot
 local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local job = key('job', id)
@@ -44,6 +45,7 @@ if RUNS[state] and attempt >= tonumber(h[8]) then
     .. ', the last one'
   emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'node_lost', message = message})},
     attempt, node, slot)
+  count(h[14], 'lost', 1)
   conclude(id, state, 'failed', 'node_lost', message, '', keep, TOLD_WITHIN)
   return no('exhausted')
 end
@@ -52,6 +54,8 @@ if RUNS[state] then
   emit(id, {'s' .. cjson.encode({type = 'retrying', reason = 'node_lost', message = message,
     delay_seconds = 0})}, attempt, h[14], '')
   redis.call('HSET', job, 'reason', 'node_lost', 'error', message)
+  count(h[14], 'lost', 1)
+  release(id)
   h[11] = 'node_lost'
 end
 local avoid = tonumber(redis.call('HGET', job, 'avoid:' .. node) or '0')
@@ -70,9 +74,15 @@ ack()
 fence, attempt = fence + 1, attempt + 1
 move(id, state, 'starting')
 redis.call('HSET', job, 'owner', owner, 'node', node, 'slot', slot, 'fence', fence, 'attempt', attempt,
-  'exp', NOW + ttl, 'started', NOW, 'batch', 0)
+  'exp', NOW + ttl, 'started', NOW, 'batch', 0, 'gpus', ARGV[10], 'counted', NOW,
+  'running', 0)
 redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
-redis.call('ZREM', key('waiting', h[12]), id)
+hold(id, node, slot)
+count(node, 'claims', 1)
+local since = redis.call('ZSCORE', key('waiting', h[12]), id)
+if since then observe(node, 'wait', math.max(0, NOW - tonumber(since))) end
+redis.call('EXPIRE', key('counts', node), COUNTS_KEPT)
+wait_no_more(h[12], id)
 redis.call('ZREM', PREFIX .. 'expiring', id)
 redis.call('ZREM', PREFIX .. 'delayed', id)
 return {'OK', fence, attempt, h[10], h[11] or '', h[15] or ''}

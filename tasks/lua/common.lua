@@ -11,6 +11,16 @@ local HISTORY = 10000
 local TOLD_WITHIN = 30000   -- ms in which whoever ended a job stores Celery's result of it
 local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
 
+local DAY = 86400000
+local USAGE_KEPT = 400 * 86400   -- s that a day's usage stays
+local COUNTS_KEPT = 86400        -- s that a node's counts stay without it
+-- Upper bounds (ms) of the histograms in a node's counts; `tasks.counts` has the same.
+local BOUNDS = {
+  wait = {100, 500, 1000, 5000, 15000, 60000, 300000, 1800000, 7200000, 43200000},
+  start = {5, 10, 25, 50, 100, 250, 500, 1000, 5000, 30000, 120000},
+  run = {1000, 10000, 60000, 300000, 1800000, 7200000, 43200000, 172800000, 604800000},
+}
+
 local function key(kind, name) return PREFIX .. kind .. ':' .. name end
 local function int(value) return string.format('%d', value) end
 
@@ -66,6 +76,62 @@ local function move(id, before, after)
   redis.call('HSET', key('job', id), 'state', after)
 end
 
+-- What a node's metrics are made of: counted here, so that no process of the node has to live for it.
+local function count(node, field, by)
+  if node ~= '' then redis.call('HINCRBY', key('counts', node), field, by) end
+end
+
+local function observe(node, what, ms)
+  local bucket = #BOUNDS[what] + 1
+  for i, bound in ipairs(BOUNDS[what]) do
+    if ms <= bound then bucket = i break end
+  end
+  count(node, what .. ':' .. bucket, 1)
+  count(node, what .. ':ms', ms)
+end
+
+-- Slot-time and GPU-time since the last time that this was said, to the job's user and this day.
+local function account(id)
+  local job = key('job', id)
+  local h = redis.call('HMGET', job, 'user', 'gpus', 'counted')
+  if not h[3] then return end
+  local ms, day = math.max(0, NOW - tonumber(h[3])), int(math.floor(NOW / DAY))
+  local used, users = key('usage', day), key('usage-users', day)
+  redis.call('HSET', job, 'counted', NOW)
+  redis.call('HINCRBY', used, 'slot:' .. h[1], ms)
+  if h[2] ~= '0' then redis.call('HINCRBY', used, 'gpu:' .. h[1], ms * tonumber(h[2])) end
+  if redis.call('ZADD', users, 0, h[1]) == 1 then
+    redis.call('EXPIRE', used, USAGE_KEPT)
+    redis.call('EXPIRE', users, USAGE_KEPT)
+  end
+end
+
+local function kind_of(slot) return string.match(slot, '^%a+') or 'other' end
+
+-- Who holds which slot.
+local function hold(id, node, slot)
+  redis.call('HSET', key('holds', node), slot, id)
+  redis.call('ZADD', key('busy', kind_of(slot)), NOW, node .. '/' .. slot)
+end
+
+local function release(id)
+  local h = redis.call('HMGET', key('job', id), 'node', 'slot')
+  if not h[1] or h[1] == '' or redis.call('HGET', key('holds', h[1]), h[2]) ~= id then return end
+  redis.call('HDEL', key('holds', h[1]), h[2])
+  redis.call('ZREM', key('busy', kind_of(h[2])), h[1] .. '/' .. h[2])
+end
+
+-- The queue as a line: by priority, then by when each came. `waiting` has the times alone.
+local function wait_in(queue, id, step)
+  redis.call('ZADD', key('waiting', queue), NOW, id)
+  redis.call('ZADD', key('line', queue), tonumber(step) * 1e14 + NOW, id)
+end
+
+local function wait_no_more(queue, id)
+  redis.call('ZREM', key('waiting', queue), id)
+  redis.call('ZREM', key('line', queue), id)
+end
+
 -- A user's index lives as long as a job of theirs does, and then as long as their last records.
 local function leave_user(user, ttl)
   if not user or user == '' then return end
@@ -84,12 +150,13 @@ end
 local function conclude(id, before, after, reason, message, result, ttl, told_within)
   local job = key('job', id)
   move(id, before, after)
+  release(id)
   redis.call('HSET', job, 'reason', reason, 'error', message, 'result', result, 'owner', '',
     'exp', 0, 'finished', NOW)
   redis.call('ZREM', PREFIX .. 'leases', id)
   redis.call('ZREM', PREFIX .. 'delayed', id)
   redis.call('ZREM', PREFIX .. 'expiring', id)
-  redis.call('ZREM', key('waiting', redis.call('HGET', job, 'queue')), id)
+  wait_no_more(redis.call('HGET', job, 'queue'), id)
   for _, kind in ipairs({'job', 'history', 'tail'}) do redis.call('EXPIRE', key(kind, id), ttl) end
   local ended = key('state', after)
   redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
@@ -104,7 +171,7 @@ local function push(id)
   local kept = redis.call('HMGET', job, 'message', 'tag', 'queue', 'priority')
   local raw, tag, queue, step = kept[1], kept[2], kept[3], kept[4]
   redis.call('ZREM', PREFIX .. 'delayed', id)
-  redis.call('ZADD', key('waiting', queue), NOW, id)
+  wait_in(queue, id, step)
   if not raw or raw == '' then return false end
   local fresh = id .. '.' .. int(redis.call('HINCRBY', job, 'pushes', 1))
   local from, to = string.find(raw, '"' .. tag .. '"', 1, true)
@@ -117,12 +184,13 @@ end
 local function queue_again(id, before, delay)
   local job = key('job', id)
   move(id, before, 'queued')
+  release(id)
   redis.call('HSET', job, 'owner', '', 'exp', 0)
   redis.call('ZREM', PREFIX .. 'leases', id)
   local h = redis.call('HMGET', job, 'expires', 'ran')
   if h[1] ~= '0' and not h[2] then redis.call('ZADD', PREFIX .. 'expiring', h[1], id) end
   if delay > 0 then
-    redis.call('ZREM', key('waiting', redis.call('HGET', job, 'queue')), id)
+    wait_no_more(redis.call('HGET', job, 'queue'), id)
     redis.call('ZADD', PREFIX .. 'delayed', NOW + delay, id)
   else
     push(id)

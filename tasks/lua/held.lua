@@ -7,3 +7,10 @@ local by = ARGV[3] .. ':' .. ARGV[4]
 if redis.call('HGET', job, 'ended_by') == by then return 'AGAIN ' .. held[3] end
 if held[1] ~= ARGV[3] or held[2] ~= ARGV[4] or not RUNS[held[3]] then return 'LOST' end
 local state, attempt, node, slot = held[3], tonumber(held[4]), held[5], held[6]
+
+-- Counts how an attempt ended, and how long it ran.
+local function ended(id, node, how)
+  local running = redis.call('HGET', key('job', id), 'running')
+  count(node, how, 1)
+  if running and running ~= '0' then observe(node, 'run', math.max(0, NOW - tonumber(running))) end
+end

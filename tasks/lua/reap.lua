@@ -12,6 +12,7 @@ for _, id in ipairs(grace < 0 and {} or due('leases', NOW - grace)) do
     local attempt, node, slot = tonumber(h[2]), h[5], h[6]
     local message = 'node ' .. node .. ' did not renew its lease'
     lost = lost + 1
+    count(node, 'lost', 1)
     if h[4] ~= '' then
       emit(id, {'s' .. cjson.encode({type = 'cancelled', message = h[4]})}, attempt, node, slot)
       conclude(id, h[1], 'cancelled', '', h[4], '', keep, 0)

@@ -1,21 +1,25 @@
 -- 5 reason, 6 message, 7 delay (ms), 8 counts as an attempt (1 or 0), 9 node to avoid or '',
 -- 10 for how long (ms), 11 time-to-live (s), 12 the event if no attempt is left, then events
 redis.call('HSET', job, 'ended_by', by)
+account(id)
 local counts = ARGV[8] == '1'
 local events = rest_of(13)
 if held[7] ~= '' then
   events[#events] = 's' .. cjson.encode({type = 'cancelled', message = held[7]})
   emit(id, events, attempt, node, slot)
+  ended(id, node, 'end:cancelled:')
   conclude(id, state, 'cancelled', '', held[7], '', tonumber(ARGV[11]), TOLD_WITHIN)
   return 'cancelled'
 end
 if counts and attempt >= tonumber(redis.call('HGET', job, 'max_attempts')) then
   events[#events] = ARGV[12]
   emit(id, events, attempt, node, slot)
+  ended(id, node, 'end:failed:' .. ARGV[5])
   conclude(id, state, 'failed', ARGV[5], ARGV[6], '', tonumber(ARGV[11]), TOLD_WITHIN)
   return 'failed'
 end
 emit(id, events, attempt, node, slot)
+ended(id, node, (counts and 'retry:' or 'handed_back:') .. ARGV[5])
 redis.call('HSET', job, 'reason', ARGV[5], 'error', ARGV[6])
 if not counts then redis.call('HSET', job, 'attempt', attempt - 1) end
 if ARGV[9] ~= '' then redis.call('HSET', job, 'avoid:' .. ARGV[9], NOW + tonumber(ARGV[10])) end

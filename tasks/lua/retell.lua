@@ -3,5 +3,5 @@ local id = ARGV[2]
 local h = redis.call('HMGET', key('job', id), 'state', 'result_stored')
 if not h[1] or not TERMINAL[h[1]] or h[2] then return 0 end
 local pushed = push(id)
-redis.call('ZREM', key('waiting', redis.call('HGET', key('job', id), 'queue')), id)
+wait_no_more(redis.call('HGET', key('job', id), 'queue'), id)
 return pushed and 1 or 0

@@ -1,5 +1,7 @@
 -- 3 spec, 4 digest, 5 queue, 6 priority step, 7 user, 8 max attempts, 9 expires (ms from now, or
--- minus the ms since the epoch, or 0), 10 message, 11 its delivery tag, 12 queued event
+-- minus the ms since the epoch, or 0), 10 message, 11 its delivery tag, 12 queued event,
+-- 13 what is missing if no live node reads the queue, then pairs of a queue that asks for less and
+-- what is missing where a live node reads that
 local id = ARGV[2]
 local job = key('job', id)
 local digest = redis.call('HGET', job, 'digest')
@@ -17,7 +19,7 @@ redis.call('HSET', job, 'spec', ARGV[3], 'digest', ARGV[4], 'queue', ARGV[5], 'p
   'tag', ARGV[11], 'submitted', NOW, 'fence', 0, 'attempt', 0, 'seq', 0, 'owner', '', 'exp', 0,
   'node', '', 'slot', '', 'cancel', '', 'reason', '', 'error', '')
 move(id, nil, 'queued')
-redis.call('ZADD', key('waiting', ARGV[5]), NOW, id)
+wait_in(ARGV[5], id, ARGV[6])
 redis.call('SADD', PREFIX .. 'queues', ARGV[5])
 if expires > 0 then redis.call('ZADD', PREFIX .. 'expiring', expires, id) end
 if ARGV[7] ~= '' then
@@ -25,5 +27,17 @@ if ARGV[7] ~= '' then
   redis.call('PERSIST', key('user', ARGV[7]))
   redis.call('HINCRBY', PREFIX .. 'live', ARGV[7], 1)
 end
-emit(id, {ARGV[12]}, 0, '', '')
+-- It is accepted whoever is there; where nobody is, its first event says so.
+local function served(queue)
+  return redis.call('ZCOUNT', key('serving', queue), NOW, '+inf') > 0
+end
+local event = ARGV[12]
+if ARGV[13] ~= '' and not served(ARGV[5]) then
+  local missing = ARGV[13]
+  for i = 14, #ARGV, 2 do
+    if served(ARGV[i]) then missing = ARGV[i + 1] break end
+  end
+  event = string.sub(event, 1, -2) .. ',"missing":' .. cjson.encode(missing) .. '}'
+end
+emit(id, {event}, 0, '', '')
 return 'NEW'

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.cluster import Cluster as View
 from tasks.state import JobState
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
@@ -62,6 +63,8 @@ def test_it_runs_jobs(node: LiveNode, start: Start) -> None:
     job = cluster.shell("echo hello")
     assert job.get(timeout=60)["slot"] == "cpu0"
     assert cluster.logged(job) == ["hello"]
+    with View.connect(cluster.settings) as view:
+        assert [one.name for one in view.find_nodes({"command": ["true"]}).items] == ["node-a"]
     cluster.wait_clean()
     cluster.close()
 

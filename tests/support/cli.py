@@ -120,7 +120,7 @@ def _warm() -> Any:
     context.set_forkserver_preload(
         [
             *("pytest", "tests.support.cli", "tasks.celery", "tasks.following", "worker.config"),
-            *("worker.cli.submit", "worker.cli.views", "worker.node.agent", "worker.cli.listing"),
+            *("worker.cli.submit", "worker.cli.views", "worker.node.agent", "tasks.listing"),
             *("worker.cli.job", "worker.cli.logs", "worker.cli.retry", "worker.cli.control"),
         ]
     )

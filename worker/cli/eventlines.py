@@ -41,7 +41,8 @@ def metrics_of(event: events.Progress) -> dict[str, float]:
 def _line(event: Event) -> str:  # noqa: C901 - one case for each type of event
     match event:
         case events.Queued():
-            return f"queued in {event.queue}"
+            missing = f"; nobody can serve it now: {event.missing}" if event.missing else ""
+            return f"queued in {event.queue}{missing}"
         case events.Admitted():
             level = _LEVELS.get(event.sandbox_level, f"sandbox level {event.sandbox_level}")
             warning = f"; warning: {event.warning}" if event.warning else ""

@@ -11,10 +11,10 @@ import click
 from tasks.state import JobState
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
-from worker.cli.text import moment, note, number, safe, say, say_json
+from worker.cli.text import moment, note, number, safe, say, say_json, table
 
 if TYPE_CHECKING:
-    from worker.cli.listing import Listed
+    from tasks.listing import Listed
 
 _HEAD = ("JOB", "STATE", "PROGRESS", "SUBMITTED", "USER", "WHERE", "WHY")
 
@@ -70,7 +70,7 @@ def jobs(
 
     Those come first to which something happened last; of one user, those submitted last.
     """
-    from worker.cli.listing import Wanted, list_jobs, mark_text, parse_mark
+    from tasks.listing import Wanted, list_jobs, mark_text, parse_mark
 
     try:
         place = None if after is None else parse_mark(after)
@@ -86,7 +86,7 @@ def jobs(
     if as_json:
         say_json({"jobs": [asdict(one) for one in page], "next": rest})
         return
-    _table([_HEAD, *(_row(one) for one in page)])
+    say(table([_HEAD, *(_row(one) for one in page)]))
     if rest is not None:
         note(f"more: --after {rest}")
 
@@ -108,10 +108,3 @@ def _progress(event: Any) -> str:
     epochs = f"{event.get('epoch', 0)}/{total}" if total else ""
     loss = event.get("loss")
     return " ".join(filter(None, (epochs, "" if loss is None else f"loss {number(loss)}"))) or "-"
-
-
-def _table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
-    for row in rows:
-        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
-        say("  ".join([*cells, row[-1][:120]]).rstrip())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import hub_options, json_option, reached
-from worker.cli.text import say, say_json
+from worker.cli.hub import hub_options, json_option, reached, reaching
+from worker.cli.text import note, say, say_json
 
 if TYPE_CHECKING:
     from tasks.job import JobConfig
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     metavar="KEY=VALUE",
     help="Change a field, such as epochs=5 or hyperparameters.learning_rate=0.01; again for more.",
 )
+@click.option(
+    "--node",
+    metavar="NAME",
+    help="This node shall run them, and no other; it waits for it, should it not be there.",
+)
 @click.option("--follow", "--watch", "-f", is_flag=True, help="Follow the jobs to their ends.")
 @hub_options
 @json_option
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
 def submit(
     files: tuple[str, ...],
     changes: tuple[str, ...],
+    node: str | None,
     follow: bool,
     redis_url: str | None,
     config_path: Path | None,
@@ -51,11 +58,17 @@ def submit(
     named = [job.job_id for job in jobs if job.job_id is not None]
     if len(set(named)) != len(named):
         raise click.UsageError("two of the jobs have the same job_id")
+    queues = _queues(jobs, node)
     settings = reached(redis_url, config_path)
-    job_ids = submit_jobs(jobs, settings)
+    job_ids = submit_jobs(jobs, settings, queues)
     if not follow:
-        for job_id, job in zip(job_ids, jobs, strict=True):
-            say_json({"job_id": job_id, "queue": queue_of(job)}) if as_json else say(job_id)
+        for job_id, queue, lacks in zip(job_ids, queues, _missing(queues, settings), strict=True):
+            if as_json:
+                say_json({"job_id": job_id, "queue": queue, "missing": lacks})
+                continue
+            say(job_id)
+            if lacks:
+                note(f"job {job_id} waits until a node can serve it: {lacks}")
         return
     if not as_json:
         for job_id in job_ids:
@@ -76,16 +89,42 @@ def _parsed(name: str, changes: tuple[str, ...]) -> JobConfig:
         raise InvalidJob(f"{'stdin' if name == '-' else name}: {error}") from None
 
 
-def submit_jobs(jobs: list[JobConfig], settings: Settings) -> list[str]:
-    """Submit; the jobs' ids. Raises JobConflict, RedisUnavailable."""
+def submit_jobs(
+    jobs: list[JobConfig], settings: Settings, queues: Sequence[str] | None = None
+) -> list[str]:
+    """Submit; the jobs' ids. ``queues``: those of their classes where it is left out.
+
+    Raises JobConflict, RedisUnavailable.
+    """
     from tasks.celery import TRAIN, make_app
 
     app = make_app(settings, include=())
-    return [app.send_task(TRAIN, [job.to_wire()], task_id=job.job_id).id for job in jobs]
+    ways: list[dict[str, str]] = (
+        [{"queue": one} for one in queues] if queues else [{} for _ in jobs]
+    )
+    return [
+        app.send_task(TRAIN, [job.to_wire()], task_id=job.job_id, **way).id
+        for job, way in zip(jobs, ways, strict=True)
+    ]
 
 
-def queue_of(job: JobConfig) -> str:
-    """The queue that the job waits in."""
-    from tasks.routing import route
+def _queues(jobs: list[JobConfig], node: str | None) -> list[str]:
+    """Where each waits. Raises InvalidJob: that is no node's name."""
+    from tasks.errors import InvalidJob
+    from tasks.routing import direct_queue, route
 
-    return route(job).queue
+    if node is None:
+        return [route(job).queue for job in jobs]
+    try:
+        return [direct_queue(node)] * len(jobs)
+    except ValueError as error:
+        raise InvalidJob(f"--node: {error}") from None
+
+
+def _missing(queues: Sequence[str], settings: Settings) -> Iterator[str]:
+    """What no live node has that the jobs of each queue need."""
+    from tasks.explaining import missing
+
+    with reaching(settings) as client:
+        found = {queue: missing(client, settings.keys, queue) for queue in set(queues)}
+    return (found[queue] for queue in queues)

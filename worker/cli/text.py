@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 import click
@@ -77,3 +77,14 @@ def columns(rows: Iterable[tuple[str, str]]) -> str:
     listed = list(rows)
     width = max((len(name) for name, _ in listed), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in listed)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells, the first one the heading; the last cell may be long."""
+    last = len(rows[0]) - 1
+    widths = [max(len(row[column]) for row in rows) for column in range(last)]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1][:120]]).rstrip())
+    return "\n".join(lines)

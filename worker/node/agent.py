@@ -26,15 +26,18 @@ from worker.config import NodeConfig, ensure_supported_platform
 from worker.engines import Engines
 from worker.node import slot_records, systemd
 from worker.node.adoption import Leftovers
+from worker.node.cordoned import Cordoning
 from worker.node.engine_care import EngineCare
 from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
 from worker.node.log import event
+from worker.node.node_orders import NodeOrders
 from worker.node.paths import NodePaths
 from worker.node.registry import (
     Heartbeat,
     NodeRecord,
     NodeRegistry,
     NodeState,
+    Offer,
     SlotEntry,
     usable_cores,
 )
@@ -48,6 +51,7 @@ from worker.node.slots import (
     celery_env,
     cpu_slots,
     digest_of,
+    kind_of,
 )
 from worker.node.stop_bell import StopBell
 
@@ -126,6 +130,8 @@ class Agent:
         self._tidy_at = 0.0
         self._said: dict[str, int | None] = {}
         self._shown: tuple[SlotEntry, ...] = ()
+        self._offered = Offer()
+        self._cordoning = Cordoning(self._bell.nudge)
 
     def run(self) -> int:
         """Serve until stopped; the exit code.
@@ -147,16 +153,17 @@ class Agent:
             client = self._settings.connect()
             stack.callback(client.close)
             registry = NodeRegistry(client, self._settings.keys, identity)
-            registry.beat(self._record(identity))
+            self._cordoning.told(registry.beat(self._record(identity)))
             stack.callback(_leave, registry)
             event("node.started", node=identity.name, pid=identity.pid, slots=len(self._slots))
-            heartbeat = Heartbeat(registry, lambda: self._record(identity))
+            heartbeat = Heartbeat(registry, lambda: self._record(identity), self._cordoning.told)
             self._take_over()
             stack.callback(self._let_go)
             heartbeat.start()
             stack.callback(heartbeat.stop)
             stack.callback(self._engines.close)
-            for service in (self._care, *self._make_services(identity)):
+            orders = NodeOrders(self._settings, identity.name, heartbeat.now)
+            for service in (self._care, orders, *self._make_services(identity)):
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
@@ -206,6 +213,7 @@ class Agent:
         while True:
             now = time.monotonic()
             self._obey(now)
+            self._heed(now)
             for worker in self._workers:
                 worker.step(now)
             if now >= self._tidy_at:
@@ -239,6 +247,16 @@ class Agent:
                 worker.kill()
         self._obeyed = max(self._obeyed, wanted)
 
+    def _heed(self, now: float) -> None:
+        """Do what is asked of the node from elsewhere, but for a stop."""
+        if self._obeyed or not self._cordoning.step(now, self._workers[: len(self._slots)]):
+            return
+        cordoned = self._cordoning.cordoned
+        self._state = NodeState.CORDONED if cordoned else NodeState.STARTING
+        self._say("node cordoned: it takes no new job" if cordoned else "node takes jobs again")
+        if cordoned:
+            systemd.notify("READY=1")
+
     def _tell(self, heartbeat: Heartbeat) -> None:
         """Say what has changed: to people, to systemd, to the cluster."""
         for worker in self._workers:
@@ -255,9 +273,9 @@ class Agent:
             self._say("node ready")
             event("node.ready")
             systemd.notify("READY=1")
-        entries = self._entries()
-        if entries != self._shown:
-            self._shown = entries
+        entries, offer = self._entries(), self._offer()
+        if (entries, offer) != (self._shown, self._offered):
+            self._shown, self._offered = entries, offer
             heartbeat.now()
 
     def _wait(self, now: float) -> None:
@@ -266,6 +284,8 @@ class Agent:
         wakes = [self._tidy_at]
         if self._obeyed == 1 and self._drain_until is not None:
             wakes.append(self._drain_until)
+        if (at := self._cordoning.wake_at()) is not None:
+            wakes.append(at)
         for worker in self._workers:
             if worker.process is not None:
                 poll.register(worker.process, select.POLLIN)
@@ -299,7 +319,17 @@ class Agent:
         return tuple(
             SlotEntry(name=worker.slot.name, kind=worker.slot.kind, state=worker.state)
             for worker in self._workers
-            if worker.state is not WorkerState.STOPPED
+            if worker.state is not WorkerState.STOPPED or worker.slot in self._slots
+        )
+
+    def _offer(self) -> Offer:
+        """What the slots that take jobs say that they read: asked again at each beat."""
+        ready = [worker.slot for worker in self._workers if worker.state is WorkerState.READY]
+        read = {name for slot in ready for name in slot_records.queues(self._paths, slot.name)}
+        kinds = sorted({kind_of(slot.name) for slot in ready})
+        return Offer(
+            queues=tuple(sorted(name for name in read if not name.startswith("slot."))),
+            slots={kind: tuple(s.name for s in ready if kind_of(s.name) == kind) for kind in kinds},
         )
 
     def _record(self, identity: NodeIdentity) -> NodeRecord:
@@ -320,6 +350,7 @@ class Agent:
             docker_available=facts.state.usable and facts.state.name == "docker",
             podman_available=facts.state.usable and facts.state.name == "podman",
             container_images=facts.images,
+            offer=self._offer(),
         )
 
 

@@ -97,6 +97,10 @@ class NodePaths:
         """Written by the slot's worker once it takes jobs; holds its pid."""
         return self.slots / f"{slot}.ready"
 
+    def slot_queues(self, slot: str) -> Path:
+        """Written by the slot's worker: the queues that it reads (JSON)."""
+        return self.slots / f"{slot}.queues"
+
     def slot_lock(self, slot: str) -> Path:
         """Held by the slot's worker for as long as it lives."""
         return self.slots / f"{slot}.lock"

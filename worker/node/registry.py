@@ -57,6 +57,9 @@ class NodeState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    """It stops."""
+    CORDONED = "cordoned"
+    """It takes no new job until it is told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,21 @@ class SlotEntry:
     kind: str
     state: str
     """waiting, starting, ready, draining, quitting or stopped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Offer:
+    """What a node takes now: the cluster's indexes are made of it."""
+
+    queues: tuple[str, ...] = ()
+    """That its slots read."""
+    slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The slots that take jobs, by kind."""
+
+    def to_json(self) -> str:
+        # without what is empty: Lua's decoder cannot tell an empty list from an empty object
+        said = {"queues": self.queues, "slots": {k: v for k, v in self.slots.items() if v}}
+        return json.dumps({k: v for k, v in said.items() if v}, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +116,12 @@ class NodeRecord:
     podman_available: bool = False
     nvidia_container_toolkit: bool = False
     container_images: tuple[str, ...] = ()
+    offer: Offer = field(default_factory=Offer)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        """Without the offer, which the indexes have."""
+        said = {name: value for name, value in asdict(self).items() if name != "offer"}
+        return json.dumps(said, separators=(",", ":"))
 
 
 class NodeRegistry:
@@ -116,6 +137,7 @@ class NodeRegistry:
     ) -> None:
         self._identity = identity
         self._keys = [keys.node(identity.name), keys.nodes]
+        self._prefix = keys.prefix
         self._ttl_ms = ttl_ms
         self._beat = client.register_script(_script("beat"))
         self._leave = client.register_script(_script("leave"))
@@ -125,8 +147,10 @@ class NodeRegistry:
         """How long the entry stays without a beat."""
         return self._ttl_ms
 
-    def beat(self, record: NodeRecord) -> None:
+    def beat(self, record: NodeRecord) -> str:
         """Write the entry for another TTL; the first beat registers.
+
+        Returns what is asked of the node (`tasks.cordons`), or ''.
 
         Raises:
             NodeConflict: another live node has the name; nothing was written.
@@ -134,6 +158,7 @@ class NodeRegistry:
         who = self._identity
         args: list[str | int] = [who.name, who.instance, who.node_id, who.boot_id]
         args += [who.hostname, who.pid, self._ttl_ms, record.to_json()]
+        args += [self._prefix, record.offer.to_json()]
         answer: list[Any] = self._beat(keys=self._keys, args=args)
         if int(answer[0]) == 0:
             host, pid, age = _text(answer[1]), _text(answer[2]), int(answer[3])
@@ -142,19 +167,31 @@ class NodeRegistry:
                 f"{pid} (last heartbeat {age / 1000:.0f} s ago); give this one another node.name, "
                 "or stop that one"
             )
+        return _text(answer[1])
 
     def leave(self) -> None:
         """Remove the entry, unless it is another's. Safe to call twice."""
-        self._leave(keys=self._keys, args=[self._identity.name, self._identity.instance])
+        self._leave(
+            keys=self._keys, args=[self._identity.name, self._identity.instance, self._prefix]
+        )
 
 
 class Heartbeat:
     """Beats on a thread of its own; a Redis that is away is waited out."""
 
-    def __init__(self, registry: NodeRegistry, record: Callable[[], NodeRecord]) -> None:
-        """``record`` is asked for what to write at each beat, from the thread."""
+    def __init__(
+        self,
+        registry: NodeRegistry,
+        record: Callable[[], NodeRecord],
+        told: Callable[[str], None] = lambda asked: None,
+    ) -> None:
+        """Both are called from the thread, at each beat.
+
+        ``record``: says what to write. ``told``: takes what is asked of the node.
+        """
         self._registry = registry
         self._record = record
+        self._told = told
         self._wake = threading.Event()
         self._stopping = False
         self._trouble = ""
@@ -184,7 +221,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
-            self._registry.beat(self._record())
+            asked = self._registry.beat(self._record())
         except (redis.RedisError, NodeConflict) as error:
             if type(error).__name__ != self._trouble:  # once, not at every beat
                 event("node.heartbeat_failed", level=logging.WARNING, error=str(error))
@@ -193,6 +230,7 @@ class Heartbeat:
             if self._trouble:
                 event("node.heartbeat_resumed")
             self._trouble = ""
+            self._told(asked)
 
 
 def _script(name: str) -> str:

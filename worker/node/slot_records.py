@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,7 @@ def write(paths: NodePaths, record: SlotRecord) -> None:
 def forget(paths: NodePaths, slot: str) -> None:
     """Nobody serves ``slot``. Safe to call twice."""
     paths.slot_ready(slot).unlink(missing_ok=True)
+    paths.slot_queues(slot).unlink(missing_ok=True)
     paths.slot_record(slot).unlink(missing_ok=True)
 
 
@@ -80,6 +82,26 @@ def ready(paths: NodePaths, slot: str, pid: int) -> bool:
         return paths.slot_ready(slot).read_text().strip() == str(pid)
     except OSError:
         return False
+
+
+def write_queues(paths: NodePaths, slot: str, queues: Sequence[str]) -> None:
+    """Say which queues the slot's worker reads, whenever they change: the agent tells the cluster.
+
+    Called by the worker; whole or not at all.
+    """
+    path = paths.slot_queues(slot)
+    fresh = path.with_suffix(".queues-new")
+    fresh.write_text(json.dumps(list(queues)))
+    fresh.replace(path)
+
+
+def queues(paths: NodePaths, slot: str) -> tuple[str, ...]:
+    """The queues that the slot's worker reads; none if it has not said so."""
+    try:
+        found = json.loads(paths.slot_queues(slot).read_bytes())
+        return tuple(str(one) for one in found)
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 def open_log(path: Path, most_bytes: int = _LOG_BYTES) -> int:

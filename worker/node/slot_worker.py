@@ -144,6 +144,12 @@ class SlotWorker:
         elif self._state is WorkerState.WAITING:
             self._state = WorkerState.STOPPED
 
+    def serve(self, now: float) -> None:
+        """Take jobs again after a `drain`. Nothing if it does, or ends by `quit` or `kill`."""
+        self._replace = True
+        if self._state is WorkerState.STOPPED:
+            self._state, self._due, self._failures = WorkerState.WAITING, now, 0
+
     def quit(self, now: float) -> None:
         """Hand the job in progress back and end, for good; by SIGKILL if it takes too long."""
         self._replace = False

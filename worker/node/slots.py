@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ class Slot:
     name: str
     """Such as ``cpu0``."""
     kind: SlotKind = SlotKind.CPU
+
+
+def kind_of(slot: str) -> str:
+    """``cpu`` for ``cpu0``: the letters that a slot's name begins with, as the cluster counts."""
+    return re.match("[a-z]*", slot)[0] or "other"  # type: ignore[index]  # it matches anything
 
 
 def cpu_slots(count: int) -> tuple[Slot, ...]:

@@ -34,6 +34,10 @@ class StopBell:
     def ring(self) -> None:
         """From any thread, and from a signal handler; also before it is entered."""
         self._rings += 1
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Wake the loop, and ask for no stop. From any thread."""
         if self._rung >= 0:
             with contextlib.suppress(BlockingIOError):  # full of rings that will be heard
                 os.write(self._rung, b"!")

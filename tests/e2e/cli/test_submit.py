@@ -28,7 +28,7 @@ def test_submit_takes_json_and_yaml_files_and_prints_the_ids(cli: Cli, tmp_path:
 
 def test_submit_says_id_and_queue_as_json(cli: Cli) -> None:
     found = cli("submit", "-", "--json", stdin=python("pass", job_id="named-json")).json
-    assert found == {"job_id": "named-json", "queue": found["queue"]}
+    assert found == {"job_id": "named-json", "queue": found["queue"], "missing": ""}
     assert found["queue"].startswith("work.")
 
 

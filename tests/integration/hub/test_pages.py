@@ -69,7 +69,10 @@ def test_every_key_is_on_the_page() -> None:
         keys.job("ID"), keys.history("ID"), keys.tail("ID"), keys.events("ID"), keys.control("ID"),
         keys.leases, keys.delayed, keys.expiring, keys.untold, keys.live, keys.queues, keys.nodes,
         keys.reaper, keys.waiting("QUEUE"), keys.by_state("STATE"), keys.by_user("USER"),
-        keys.node("NODE"), keys.unacked, keys.unacked_index, keys.message_list("QUEUE", 0),
+        keys.node("NODE"), keys.node_names, keys.serving("QUEUE"), keys.slots("KIND"),
+        keys.busy("KIND"), keys.holds("NODE"), keys.counts("NODE"), keys.cordoned,
+        keys.orders("NODE"), keys.line("QUEUE"), keys.usage("DAY"), keys.usage_users("DAY"),
+        keys.unacked, keys.unacked_index, keys.message_list("QUEUE", 0),
     }  # fmt: skip
     methods = [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]
     assert len(made) == len(methods)

@@ -1,0 +1,125 @@
+"""Cordon, drain and uncordon of a node: a real agent, stand-ins for Celery workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.cluster import Cluster
+from tasks.cordons import Cordon
+from tasks.settings import Settings
+from tests.support.nodes import AgentProcess, NodeSpec, gone, serving
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., AgentProcess]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with RedisServer() as server, Cluster.connect(Settings(redis_url=server.url)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def start(tmp_path: Path, cluster: Cluster) -> Iterator[Start]:
+    started: list[AgentProcess] = []
+    url = f"unix://{cluster.client.connection_pool.connection_kwargs['path']}"
+
+    def start(**more: object) -> AgentProcess:
+        spec = {"state_dir": str(tmp_path / "state"), "redis_url": url, **more}
+        started.append(AgentProcess(NodeSpec(**spec), tmp_path))  # type: ignore[arg-type]  # a test's own keywords
+        return started[-1]
+
+    yield start
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+        for pid in serving(Path(agent.spec.state_dir)):
+            os.kill(pid, signal.SIGKILL)
+
+
+def says(cluster: Cluster, state: str, slots: list[str] | None = None) -> bool:
+    found = cluster.node("node-a")
+    if found is None or found.state != state:
+        return False
+    return slots is None or [slot.state for slot in found.slots] == slots
+
+
+def last(agent: AgentProcess, slot: str) -> str:
+    """The last signal that the slot's stand-in obeyed."""
+    path = agent.paths.slots / f"{slot}.last"
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_cordoned_node_ends_its_jobs_takes_none_and_comes_back(
+    start: Start, cluster: Cluster
+) -> None:
+    agent = start(cpu=2)
+    agent.wait_ready()
+    assert cluster.capacity().kinds["cpu"].slots == 2
+    busy = agent.worker_pid("cpu0")
+    job = agent.paths.slots / "cpu0.job"
+    job.touch()
+    cluster.cordon("node-a", why="new disk")
+    wait_until(lambda: says(cluster, "cordoned", ["draining", "stopped"]), what="cordoned")
+    found = cluster.node("node-a")
+    assert found is not None
+    assert found.cordon == Cordon(why="new disk")
+    assert not gone(busy), "its job goes on"
+    assert cluster.capacity().kinds["cpu"].slots == 0
+    job.unlink()
+    wait_until(lambda: says(cluster, "cordoned", ["stopped", "stopped"]), what="both stopped")
+    assert last(agent, "cpu0") == "SIGTERM"
+    assert cluster.uncordon("node-a")
+    wait_until(lambda: says(cluster, "ready", ["ready", "ready"]), what="it serves again")
+    assert not cluster.uncordon("node-a")
+    assert agent.stop() == 0
+    assert cluster.nodes().items == ()
+
+
+def test_a_drained_node_hands_its_jobs_back_after_the_time_given(
+    start: Start, cluster: Cluster
+) -> None:
+    agent = start()
+    agent.wait_ready()
+    (agent.paths.slots / "cpu0.job").touch()
+    cluster.drain("node-a", seconds=0.2)
+    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="drained")
+    assert last(agent, "cpu0") == "SIGQUIT"
+    cluster.uncordon("node-a")
+    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves again")
+
+
+def test_a_cordon_ends_before_the_drain_did_its_work(start: Start, cluster: Cluster) -> None:
+    agent = start()
+    agent.wait_ready()
+    job = agent.paths.slots / "cpu0.job"
+    job.touch()
+    cluster.drain("node-a", seconds=3600)
+    wait_until(lambda: says(cluster, "cordoned", ["draining"]), what="draining")
+    cluster.uncordon("node-a")
+    wait_until(lambda: not says(cluster, "cordoned"), what="not any more")
+    job.unlink()  # the worker ends after its job, and the next one takes jobs
+    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves again")
+
+
+def test_a_cordon_is_kept_through_a_restart_of_the_node(start: Start, cluster: Cluster) -> None:
+    cluster.cordon("node-a")
+    agent = start()
+    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="cordoned from the start")
+    assert agent.event("slot.started") is None
+    assert agent.stop() == 0
+    start(drain=0)
+    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="and again")
+    cluster.client.hset(cluster.keys.cordoned, "node-a", "{garbage")
+    cluster.client.publish(cluster.keys.orders("node-a"), "look")
+    assert says(cluster, "cordoned"), "a note that cannot be read is a cordon all the same"
+    cluster.uncordon("node-a")
+    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves")

@@ -1,0 +1,72 @@
+"""A node that shall take no new job: its slots' workers end after their jobs, until it may again.
+
+A worker that ends after its job is the one way in which a slot can be trusted to take no other:
+Celery's own ways of cancelling a queue are forgotten at its next reconnection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from tasks.cordons import Cordon
+from worker.node.log import event
+from worker.node.slot_worker import SlotWorker
+
+
+class Cordoning:
+    """Keeps what was asked, and does it. `told` may come from any thread, the rest from one."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """``wake``: has `step` called soon."""
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._asked: Cordon | None = None
+        self._heeded: Cordon | None = None
+        self._quit_at: float | None = None
+
+    @property
+    def cordoned(self) -> bool:
+        """Whether the node takes no new job."""
+        return self._heeded is not None
+
+    def told(self, text: str) -> None:
+        """What stands in Redis about this node; '' for nothing."""
+        asked = Cordon.parse(text)
+        with self._lock:
+            new, self._asked = asked != self._asked, asked
+        if new:
+            self._wake()
+
+    def step(self, now: float, workers: Sequence[SlotWorker]) -> bool:
+        """Do what is due at ``now`` (time.monotonic()); whether the node is (un)cordoned by it."""
+        with self._lock:
+            asked = self._asked
+        changed = (asked is None) != (self._heeded is None)
+        if asked != self._heeded:
+            self._heeded = asked
+            self._heed(asked, now, workers)
+        if self._quit_at is not None and now >= self._quit_at:
+            self._quit_at = None
+            event("node.drained", level=logging.WARNING)
+            for worker in workers:
+                worker.quit(now)
+        return changed
+
+    def wake_at(self) -> float | None:
+        """When `step` has something to do next."""
+        return self._quit_at
+
+    def _heed(self, asked: Cordon | None, now: float, workers: Sequence[SlotWorker]) -> None:
+        self._quit_at = None
+        if asked is None:
+            event("node.uncordoned")
+            for worker in workers:
+                worker.serve(now)
+            return
+        event("node.cordoned", why=asked.why, drain=asked.drain)
+        for worker in workers:
+            worker.drain()
+        if asked.drain is not None:
+            self._quit_at = now + asked.drain
