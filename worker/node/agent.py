@@ -163,7 +163,8 @@ class Agent:
             stack.callback(heartbeat.stop)
             stack.callback(self._engines.close)
             orders = NodeOrders(self._settings, identity.name, heartbeat.now)
-            for service in (self._care, orders, *self._make_services(identity)):
+            services: list[Service] = [self._care, orders, *self._make_services(identity)]
+            for service in services:
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
