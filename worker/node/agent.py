@@ -130,7 +130,7 @@ class Agent:
         self._tidy_at = 0.0
         self._said: dict[str, int | None] = {}
         self._shown: tuple[SlotEntry, ...] = ()
-        self._offered = Offer()
+        self._told: tuple[object, ...] = ()
         self._cordoning = Cordoning(self._bell.nudge)
 
     def run(self) -> int:
@@ -275,8 +275,9 @@ class Agent:
             event("node.ready")
             systemd.notify("READY=1")
         entries, offer = self._entries(), self._offer()
-        if (entries, offer) != (self._shown, self._offered):
-            self._shown, self._offered = entries, offer
+        told = (entries, offer, self._state)
+        if told != self._told:
+            self._shown, self._told = entries, told
             heartbeat.now()
 
     def _wait(self, now: float) -> None:
