@@ -8,8 +8,12 @@ ARGS ?=
 # The images to make or push: make images FLAVOURS="cpu cpu-torch" IMAGE_ARGS=--local-base
 FLAVOURS ?= cpu cpu-torch
 IMAGE_ARGS ?=
+# Random faults: make chaos JOBS=1000 SEED="1 2 3" CHAOS_ARGS="--nodes 3"
+JOBS ?= 1000
+SEED ?= 1
+CHAOS_ARGS ?=
 
-.PHONY: help env demo test lint bench images images-push
+.PHONY: help env demo test lint bench chaos images images-push
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -32,6 +36,9 @@ lint: env ## style, types, and who may import whom
 
 bench: env ## what the project's own machinery costs
 	$(VENV)/python -m benchmarks
+
+chaos: env ## random faults against a cluster of this host; exit 1 if a job is lost or doubled
+	$(VENV)/python -m tests.chaos --jobs $(JOBS) --seed $(SEED) $(CHAOS_ARGS)
 
 images: env ## the executor images, for the Docker engine of this host
 	$(VENV)/python images/build.py build $(IMAGE_ARGS) $(FLAVOURS)

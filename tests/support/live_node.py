@@ -73,6 +73,12 @@ class LiveNode:
 
     def start(self) -> LiveNode:
         """Start it; returns once every slot takes jobs."""
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         config = self.write_config()
         with (self.directory / "node.out").open("ab") as out, self.log.open("ab") as err:
             self.process = subprocess.Popen(
@@ -83,8 +89,6 @@ class LiveNode:
                 env={**_outer_env(), **self.env},
             )
         self._starts += 1
-        self.wait_ready()
-        return self
 
     def wait_ready(self) -> None:
         """Its last start has come to its end."""
@@ -141,9 +145,16 @@ class LiveNode:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def leave(self, timeout: float = 30.0) -> int:
+        """As for an upgrade: it ends, and its jobs go on until it is started again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGUSR1)
+        return self.process.wait(timeout)
+
     def close(self) -> None:
         """End whatever is left of it."""
         if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             try:
                 self.stop(15)
             except subprocess.TimeoutExpired:

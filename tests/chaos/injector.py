@@ -1,0 +1,234 @@
+"""Does what the schedule says to the processes of a cluster, and mends it when its time is over."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import redis
+
+from tests.chaos.link import Link
+from tests.chaos.schedule import Fault, Kind
+from tests.support.live_node import LiveNode
+from tests.support.nodes import gone
+from tests.support.redis_server import RedisServer
+from worker.keeper import lock, procfs
+
+_CLOCKS: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+class Engine(Protocol):
+    """A container engine that can be restarted."""
+
+    def restart(self) -> object: ...
+
+
+class Host:
+    """One node, its way to Redis, and the file that its clock is set by."""
+
+    def __init__(self, node: LiveNode, link: Link, clock: Path | None) -> None:
+        self.node = node
+        self.link = link
+        self.clock = clock
+        self.absent = False
+        """It was killed or stopped, and is to be started again."""
+
+    def start(self) -> None:
+        self.node.launch()
+        self.absent = False
+
+
+def clock_env(clock: Path) -> dict[str, str]:
+    """The environment of a node whose wall clock the file ``clock`` sets; {} where none can."""
+    if not _CLOCKS.exists():
+        return {}
+    clock.write_text("+0s")
+    return {
+        "LD_PRELOAD": str(_CLOCKS),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_CACHE_DURATION": "1",
+    }
+
+
+class Injector:
+    """Driven by `step`; nothing in it waits for long."""
+
+    def __init__(
+        self, server: RedisServer, hosts: list[Host], engine: Engine | None = None
+    ) -> None:
+        self._server = server
+        self._hosts = hosts
+        self._engine = engine
+        self._mends: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._busy: set[str] = set()
+        self.done: Counter[Kind] = Counter()
+        self.missed: Counter[Kind] = Counter()
+        """There was nothing to hit."""
+
+    def step(self, now: float) -> None:
+        """Mend what is due."""
+        while self._mends and self._mends[0][0] <= now:
+            heapq.heappop(self._mends)[2]()
+
+    def mend_all(self) -> None:
+        """Nothing is broken any more."""
+        while self._mends:
+            heapq.heappop(self._mends)[2]()
+        for host in self._hosts:
+            if host.absent or host.node.process is None or host.node.process.poll() is not None:
+                host.start()
+
+    def inject(self, fault: Fault) -> None:
+        """Do it now."""
+        host = self._hosts[fault.node]
+        done = self._inject(fault, host)
+        (self.done if done else self.missed)[fault.kind] += 1
+
+    def _inject(self, fault: Fault, host: Host) -> bool:
+        match fault.kind:
+            case Kind.KILL_AGENT | Kind.LOSE_NODE | Kind.RESTART_NODE:
+                return self._take_away(fault, host)
+            case Kind.PARTITION:
+                return self._once(f"link {fault.node}", fault.lasts, host.link.cut, host.link.mend)
+            case Kind.REDIS_KILL:
+                return self._once("redis", fault.lasts, self._server.kill, self._start_redis)
+            case Kind.REDIS_FREEZE:
+                return self._once("redis", fault.lasts, self._server.freeze, self._server.thaw)
+            case Kind.REDIS_RESET:
+                return self._reset()
+            case Kind.CLOCK:
+                return self._set_clock(fault, host)
+            case Kind.ENGINE:
+                return self._restart_engine()
+        return self._signal(fault, _one_of(_pids(fault.kind, host), fault.target))
+
+    def _restart_engine(self) -> bool:
+        if self._engine is None:
+            return False
+        self._engine.restart()
+        return True
+
+    def _once(
+        self, what: str, lasts: float, begin: Callable[[], None], end: Callable[[], object]
+    ) -> bool:
+        """Break ``what`` for a while; not while it is broken already."""
+        if what in self._busy:
+            return False
+        self._busy.add(what)
+        begin()
+
+        def mend() -> None:
+            self._busy.discard(what)
+            end()
+
+        self._later(lasts, mend)
+        return True
+
+    def _later(self, seconds: float, mend: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._mends, (time.monotonic() + seconds, self._number, mend))
+
+    def _signal(self, fault: Fault, pid: int | None) -> bool:
+        if pid is None or gone(pid):
+            return False
+        if fault.kind in (Kind.KILL_CHILD, Kind.KILL_WORKER, Kind.KILL_KEEPER):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            return True
+        entry = procfs.process(pid)
+        if entry is None or not procfs.send(entry, signal.SIGSTOP):
+            return False
+        self._later(fault.lasts, lambda: procfs.send(entry, signal.SIGCONT))
+        return True
+
+    def _take_away(self, fault: Fault, host: Host) -> bool:
+        if host.absent or host.node.process is None:
+            return False
+        host.absent = True
+        match fault.kind:
+            case Kind.KILL_AGENT:
+                host.node.process.kill()
+                host.node.process.wait(10)
+            case Kind.LOSE_NODE:
+                host.node.kill_everything()
+                for pid in _keepers(host.node):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            case _:
+                host.node.process.send_signal(signal.SIGCONT)
+                host.node.leave()
+        self._later(fault.lasts, lambda: host.start() if host.absent else None)
+        return True
+
+    def _start_redis(self) -> None:
+        self._server.start()
+
+    def _reset(self) -> bool:
+        client = self._server.client()
+        try:
+            if "redis" in self._busy:
+                return False
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def _set_clock(self, fault: Fault, host: Host) -> bool:
+        if host.clock is None:
+            return False
+        host.clock.write_text(f"{fault.lasts:+.0f}s")
+        return True
+
+
+def _pids(kind: Kind, host: Host) -> list[int]:
+    """The processes of which a fault of this kind hits one."""
+    match kind:
+        case Kind.KILL_CHILD | Kind.STOP_CHILD:
+            return _children(host.node)
+        case Kind.KILL_WORKER | Kind.STOP_WORKER:
+            return _workers(host.node)
+        case Kind.KILL_KEEPER | Kind.STOP_KEEPER:
+            return _keepers(host.node)
+        case _:
+            return [] if host.absent or host.node.process is None else [host.node.process.pid]
+
+
+def _one_of(pids: list[int], part: float) -> int | None:
+    return pids[int(part * len(pids))] if pids else None
+
+
+def _workers(node: LiveNode) -> list[int]:
+    found = (node.worker(f"cpu{number}") for number in range(node.slots))
+    return [pid for pid in found if pid is not None]
+
+
+def _children(node: LiveNode) -> list[int]:
+    """The pool children: a worker has no other child."""
+    return [
+        child
+        for worker in _workers(node)
+        for child in procfs.children(worker) or ()
+        if not gone(child)
+    ]
+
+
+def _keepers(node: LiveNode) -> list[int]:
+    found = []
+    if node.paths.attempts.is_dir():
+        for directory in sorted(node.paths.attempts.iterdir()):
+            record = lock.read(directory)
+            if record is not None and lock.alive(directory):
+                found.append(record.pid)
+    return found
