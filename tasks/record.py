@@ -21,7 +21,7 @@ from tasks.errors import JobConflict, LeaseLost, UnknownJob
 from tasks.events import Event, Failed, Queued, encode, is_state
 from tasks.keys import TERMINAL_TTL_S, Keys
 from tasks.needs import Needs
-from tasks.recorded import Claimed, Ending, JobRecord, Lease, NotClaimed, Reaped, Renewal
+from tasks.recorded import Adopted, Claimed, Ending, JobRecord, Lease, NotClaimed, Reaped, Renewal
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
 
@@ -31,6 +31,7 @@ then passed, whatever the pace of its clock."""
 
 
 __all__ = [
+    "Adopted",
     "Claimed",
     "Ending",
     "JobRecord",
@@ -156,6 +157,35 @@ class Records:
     def renew(self, lease: Lease, ttl_ms: int) -> Renewal:
         """The lease holds for ``ttl_ms`` from now. Raises LeaseLost."""
         return Renewal(cancel=_held(self._scripts.call("renew", *_of(lease), ttl_ms), lease)[1])
+
+    def adopt(self, lease: Lease, ttl_ms: int, *, former: Sequence[str]) -> Adopted:
+        """Take over a running attempt from a dead supervisor of the same node: its fence stays, its
+        owner becomes that of ``lease``, and the lease holds for ``ttl_ms`` from now.
+
+        ``former``: owners that it may be taken over from. May be said twice. Raises LeaseLost.
+        """
+        answer = _held(self._scripts.call("adopt", *_of(lease), ttl_ms, *former), lease)
+        _, state, attempt, batch, reading, progress, has_message = answer
+        return Adopted(
+            state=JobState(state),
+            attempt=int(attempt),
+            batch=int(batch),
+            reading=reading,
+            progress=json.loads(progress or "{}"),
+            has_message=bool(has_message),
+        )
+
+    def summon(self, lease: Lease, queue: str) -> bool:
+        """Push the job's message to ``queue``, a slot's own: the attempt is there. False: there is
+        no message. Raises LeaseLost."""
+        return bool(_held(self._scripts.call("summon", *_of(lease), queue), lease))
+
+    def put_back(self, job_id: str, delivery_tag: str, *, if_queued: bool = False) -> bool:
+        """Give a delivered message back to its queue, before all others; False: nobody has it.
+
+        ``if_queued``: only while the job waits.
+        """
+        return bool(self._scripts.call("return", job_id, delivery_tag, int(if_queued)))
 
     def publish(
         self,

@@ -35,6 +35,22 @@ class Claimed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Adopted:
+    """A running attempt has a new supervisor; where the old one stopped."""
+
+    state: JobState
+    attempt: int
+    batch: int
+    """The number of the last batch of events that was published."""
+    reading: str
+    """What it wrote down with that of the attempt's output (`worker.stream.reading`); or ''."""
+    progress: Mapping[str, Any]
+    """The last progress event of the job; {} if there was none."""
+    has_message: bool
+    """Its Celery message is known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NotClaimed:
     """Nothing to do with this message: it is acknowledged, but if it is ``unknown``."""
 

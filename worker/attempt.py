@@ -19,16 +19,20 @@ from tasks import events
 from tasks.errors import KeeperError
 from tasks.job import JobConfig
 from tasks.state import JobState
+from worker.keeper.protocol import SPOOL_BYTES
 from worker.outcome import Ended
 from worker.plan import ExitStatus, StopCause
 from worker.runtimes.base import Chunk, Handle, Stream
-from worker.stream.decoder import Decoder
+from worker.stream.buffer import stream_of
+from worker.stream.decoder import Decoder, Said
 from worker.stream.publisher import Publisher
 from worker.stream.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.25
+_MOST_UNTOLD = SPOOL_BYTES // 2
+"""Bytes of a stream that its keeper keeps for a successor while they wait to be published."""
 _TELL_CELERY_EVERY_S = 1.0
 _TELL_CELERY_AFTER_S = 0.05
 """A job that ends sooner is never STARTED in Celery's view: it would cost more than the job."""
@@ -56,8 +60,11 @@ class Attempt:
         patience: Patience,
         started: Callable[[], None],
         progress: Callable[[Mapping[str, Any]], None],
+        decoder: Decoder | None = None,
+        began: float | None = None,
     ) -> None:
-        """``started``, ``progress``: tell Celery, which may fail without harm."""
+        """``started``, ``progress``: tell Celery, which may fail without harm. ``decoder``,
+        ``began``: of an attempt that an earlier supervisor started, at that time.monotonic()."""
         self._handle = handle
         self._publisher = publisher
         self._patience = patience
@@ -66,7 +73,10 @@ class Attempt:
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
         self._paused = False
-        self.decoder = Decoder(handle.attempt.job_id, job.epochs)
+        self._began = began
+        self._acked = dict.fromkeys(Stream, 0)
+        publisher.on_told = self._acknowledge
+        self.decoder = decoder or Decoder(handle.attempt.job_id, job.epochs)
         self.ended: Ended | None = None
         self.why = ""
         self.fenced = threading.Event()
@@ -130,26 +140,26 @@ class Attempt:
 
     def watch(self) -> ExitStatus:
         """Read the attempt to its end."""
-        begun = quiet_since = time.monotonic()
+        quiet_since = time.monotonic()
+        begun = quiet_since if self._began is None else self._began
         told = False
         while True:
             try:
                 what = self._handle.read(_POLL_S if told else _TELL_CELERY_AFTER_S)
             except KeeperError as error:
                 log.error("keeper.lost attempt=%s error=%s", self._handle.attempt, error)
-                self._publish(self.decoder.flush())
+                self._flush()
                 return ExitStatus(code=None, cause=StopCause.ABANDONED)
             now = time.monotonic()
             if isinstance(what, ExitStatus):
-                self._publish(self.decoder.flush())
+                self._flush()
                 return what
             if not told and now - begun >= _TELL_CELERY_AFTER_S:
                 told = True
                 self._tell_celery(self._started)
             if isinstance(what, Chunk):
                 quiet_since = now
-                self._publish(self.decoder.feed(what))
-                self._handle.ack(what.stream, self.decoder.consumed(Stream(what.stream)))
+                self._publish(Stream(what.stream), self.decoder.feed(what))
             elif self._paused:
                 quiet_since = now
             self._check_time(now - begun, now - quiet_since)
@@ -161,11 +171,27 @@ class Attempt:
         elif patience.stall and silent > patience.stall:
             self.end(Ended.STALLED, f"printed nothing for {patience.stall:g} s")
 
-    def _publish(self, found: list[events.Event]) -> None:
-        for event in found:
-            self._publisher.offer(event)
+    def _flush(self) -> None:
+        for said in self.decoder.flush():
+            self._publish(Stream(stream_of(said.event)), [said])
+
+    def _publish(self, stream: Stream, said: list[Said]) -> None:
+        consumed = self.decoder.consumed(stream)
+        self._publisher.read(said, stream, consumed, self.decoder.memory)
+        if consumed - self._acked[stream] > _MOST_UNTOLD:
+            # Redis is slow or away, or the job says nothing that is published: it may not have to
+            # wait for that. What a successor would then miss, it says.
+            self._acknowledge({stream: consumed})
+        for event, _, _ in said:
             if isinstance(event, events.Progress) and self._throttle.ready(time.monotonic()):
                 self._tell_celery_progress(event)
+
+    def _acknowledge(self, offsets: Mapping[str, int]) -> None:
+        """Everything before these offsets is told: no successor needs it."""
+        for stream, offset in offsets.items():
+            if offset > self._acked[Stream(stream)]:
+                self._acked[Stream(stream)] = offset
+                self._handle.ack(Stream(stream), offset)
 
     def _tell_celery_progress(self, event: events.Progress) -> None:
         fields = {

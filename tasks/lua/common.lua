@@ -165,7 +165,15 @@ local function conclude(id, before, after, reason, message, result, ttl, told_wi
   leave_user(redis.call('HGET', job, 'user'), ttl)
 end
 
--- Put the job's message into its queue again, under a delivery tag that no copy has.
+-- A message under a delivery tag that no copy of it has.
+local function retagged(id, raw, tag)
+  local fresh = id .. '.' .. int(redis.call('HINCRBY', key('job', id), 'pushes', 1))
+  local from, to = string.find(raw, '"' .. tag .. '"', 1, true)
+  if from then raw = string.sub(raw, 1, from) .. fresh .. string.sub(raw, to) end
+  return raw
+end
+
+-- Put the job's message into its queue again.
 local function push(id)
   local job = key('job', id)
   local kept = redis.call('HMGET', job, 'message', 'tag', 'queue', 'priority')
@@ -173,10 +181,8 @@ local function push(id)
   redis.call('ZREM', PREFIX .. 'delayed', id)
   wait_in(queue, id, step)
   if not raw or raw == '' then return false end
-  local fresh = id .. '.' .. int(redis.call('HINCRBY', job, 'pushes', 1))
-  local from, to = string.find(raw, '"' .. tag .. '"', 1, true)
-  if from then raw = string.sub(raw, 1, from) .. fresh .. string.sub(raw, to) end
-  redis.call('LPUSH', PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step), raw)
+  redis.call('LPUSH', PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step),
+    retagged(id, raw, tag))
   return true
 end
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from tasks.events import Checkpoint, Event, Log, Progress, is_state
 from tasks.state import JobState
+from worker.stream.decoder import kind_of
 
 BATCH: Final = 200
 """Events in one batch …"""
@@ -57,6 +58,10 @@ class Entry:
     all the lines before it."""
     chars: int = -1
     """About how many characters it holds; -1: not counted yet."""
+    start: int = 0
+    """Where in its stream begins what it stands for …"""
+    end: int = 0
+    """… and ends; 0: it is of no stream."""
 
     def said(self) -> Event:
         """The event, with what joined it and the count of those that it stands for."""
@@ -118,17 +123,20 @@ class Buffer:
         if kind:
             self._newest[kind] = entry
 
-    def offer(self, event: Event, *, loud: bool = False) -> None:
+    def offer(self, event: Event, *, loud: bool = False, start: int = 0, end: int = 0) -> None:
         """Keep it, or let it take the place of the newest of its kind.
 
         ``loud``: so much comes that it shall take it at once; else only once too much waits.
+        ``start``, ``end``: the bytes of its stream that it comes from.
         """
         self._stats.offered += weight(event)
         waiting = self._newest.get(_kind(event))
         full = len(self._entries) >= HIGH or self.chars >= HIGH_CHARS
         if waiting is None or not (full or (loud and waiting.has_room(event))):
-            self.put(Entry(event))
-        elif isinstance(event, Log):
+            self.put(Entry(event, start=start, end=end))
+            return
+        waiting.end = end
+        if isinstance(event, Log):
             before = waiting.size
             self._stats.coalesced += waiting.join(event)
             self.chars += waiting.size - before
@@ -152,6 +160,15 @@ class Buffer:
             if entry.state is not None:
                 break
         return batch
+
+    def floors(self) -> dict[str, int]:
+        """By stream: where begins the first of what still waits."""
+        found: dict[str, int] = {}
+        for entry in self._entries:
+            if entry.end:
+                stream = stream_of(entry.event)
+                found[stream] = min(entry.start, found.get(stream, entry.start))
+        return found
 
     def take_all(self) -> list[Entry]:
         """All that is left."""
@@ -189,8 +206,9 @@ def size(event: Event) -> int:
 
 def _kind(event: Event) -> str:
     """What may take its place; '' for nothing."""
-    if type(event) is Progress:
-        return event.type
-    if is_state(event):
-        return ""
-    return f"{event.type}:{event.stream}" if isinstance(event, Log) else event.type
+    return kind_of(event) or ("" if is_state(event) else event.type)
+
+
+def stream_of(event: Event) -> str:
+    """Where it was printed: all but log lines of stderr comes on stdout."""
+    return event.stream if isinstance(event, Log) else "stdout"

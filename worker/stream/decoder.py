@@ -10,12 +10,13 @@ import json
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final, NamedTuple
 
 from tasks.events import Checkpoint, Event, Log, Progress
 from worker.runtimes.base import Chunk, Stream
 from worker.stream.lines import LineBuffer, text_of
+from worker.stream.reading import Reading
 
 _MOST_LINES: Final = 200
 """Lines in one log event …"""
@@ -42,24 +43,74 @@ class Completion:
     metrics: Mapping[str, float]
 
 
+class Said(NamedTuple):
+    """An event, and which bytes of its stream it comes from."""
+
+    event: Event
+    start: int
+    end: int
+
+
+def kind_of(event: Event) -> str:
+    """Which events come in the order in which they were printed; '' for what no job prints."""
+    if type(event) is Progress:  # the one that comes by the hundred thousand
+        return event.type
+    match event:
+        case Log():
+            return f"{event.type}:{event.stream}"
+        case Checkpoint():
+            return event.type
+        case _:
+            return ""
+
+
 class Decoder:
     """Decodes the two streams of one attempt."""
 
     def __init__(
-        self, job_id: str, total_epochs: int, *, offsets: Mapping[Stream, int] | None = None
+        self,
+        job_id: str,
+        total_epochs: int,
+        *,
+        left: Reading | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """``offsets``: where an earlier supervisor of the same attempt left off."""
+        """``left``: what an earlier supervisor of the same attempt left, if there was one;
+        ``progress``: the last that it heard of."""
         self._job_id = job_id
         self._total_epochs = total_epochs
-        self._buffers = {one: LineBuffer((offsets or {}).get(one, 0)) for one in Stream}
+        self._buffers = {one: LineBuffer() for one in Stream}
+        self._left = left
+        self._begun = dict.fromkeys(Stream, left is None)
+        self._seen = {} if left is None else dict(left.seen)
         self.completion: Completion | None = None
-        self.progress: Progress | None = None
+        self.progress = progress
         """The last one."""
         self.lines = 0
         """How many lines were seen."""
         self.cuda_oom_seen = False
         self.memory_error_seen = False
         self._tail: deque[str] = deque(maxlen=_TAIL)
+        if left is not None:
+            self._recall(left.memory)
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What a successor, which does not read everything again, must know (JSON)."""
+        found: dict[str, Any] = {}
+        if self.cuda_oom_seen:
+            found["cuda_oom"] = True
+        if self.memory_error_seen:
+            found["memory_error"] = True
+        if self.completion is not None:
+            found["complete"] = asdict(self.completion)
+        return found
+
+    def _recall(self, memory: Mapping[str, Any]) -> None:
+        self.cuda_oom_seen = bool(memory.get("cuda_oom"))
+        self.memory_error_seen = bool(memory.get("memory_error"))
+        if "complete" in memory:
+            self.completion = Completion(**memory["complete"])
 
     @property
     def tail(self) -> str:
@@ -70,40 +121,72 @@ class Decoder:
         """Every byte of ``stream`` before this offset has become events."""
         return self._buffers[stream].consumed
 
-    def feed(self, chunk: Chunk) -> list[Event]:
+    def feed(self, chunk: Chunk) -> list[Said]:
         """The events in a chunk."""
-        return self._events(
-            chunk.stream, self._buffers[chunk.stream].feed(chunk.offset, chunk.data)
-        )
+        stream = Stream(chunk.stream)
+        buffer = self._buffers[stream]
+        lost: list[Said] = []
+        if not self._begun[stream]:
+            self._begun[stream] = True
+            lost = self._go_on(stream, chunk.offset)
+        return lost + self._events(stream, buffer, buffer.feed(chunk.offset, chunk.data))
 
-    def flush(self) -> list[Event]:
+    def _go_on(self, stream: Stream, offset: int) -> list[Said]:
+        """Begin where an earlier supervisor stopped; or later, if more is gone."""
+        self._buffers[stream].skip_to(offset)
+        missing = offset - (self._left.floors.get(stream, 0) if self._left is not None else 0)
+        if missing <= 0:
+            return []
+        text = f"[{missing} bytes of output were lost: their reader died, and Redis was away]"
+        return [Said(Log(stream=stream, lines=(text,)), offset, offset)]
+
+    def flush(self) -> list[Said]:
         """The events in what is left: both streams have ended."""
-        found: list[Event] = []
+        found: list[Said] = []
         for stream, buffer in self._buffers.items():
-            found += self._events(stream, buffer.flush())
+            found += self._events(stream, buffer, buffer.flush())
         return found
 
-    def _events(self, stream: Stream, lines: list[tuple[bytes, int]]) -> list[Event]:
-        found: list[Event] = []
+    def _events(
+        self, stream: Stream, buffer: LineBuffer, lines: list[tuple[bytes, int]]
+    ) -> list[Said]:
+        found: list[Said] = []
         log: list[str] = []
         size = 0
         self.lines += len(lines)
+        start = end = buffer.begins
         for line, cut in lines:
             event = None
+            end += len(line) + cut + 1
             if line[:1] == b"{" and stream is Stream.STDOUT and not cut:
                 event = self._message(line, log)
             elif line:
                 self._log(text_of(line, cut), log)
+            if self._seen:
+                event = self._unseen(event, log, stream, end)
             size += len(line)
             if event is not None or len(log) >= _MOST_LINES or size >= _MOST_CHARS:
                 if log:
-                    found.append(Log(stream=stream, lines=tuple(log)))
+                    found.append(Said(Log(stream=stream, lines=tuple(log)), start, end))
                     log, size = [], 0
                 if event is not None:
-                    found.append(event)
+                    found.append(Said(event, start, end))
+                start = end
         if log:
-            found.append(Log(stream=stream, lines=tuple(log)))
+            found.append(Said(Log(stream=stream, lines=tuple(log)), start, end))
+        buffer.begins = end
         return found
+
+    def _unseen(
+        self, event: Event | None, log: list[str], stream: Stream, end: int
+    ) -> Event | None:
+        """Take away what the line that ends at ``end`` has said and an earlier supervisor has
+        published. ``log``: the last line of it, if it has any."""
+        if event is not None:
+            return None if end <= self._seen.get(kind_of(event), 0) else event
+        if log and end <= self._seen.get(f"{Log.type}:{stream}", 0):
+            log.clear()  # those before it were published, too
+        return None
 
     def _message(self, line: bytes, log: list[str]) -> Event | None:
         """The event of a JSON line, or its text in ``log``."""

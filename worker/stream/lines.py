@@ -29,6 +29,8 @@ class LineBuffer:
     def __init__(self, offset: int = 0) -> None:
         self.consumed = offset
         """Everything before it was given out: where a successor would begin to read."""
+        self.begins = offset
+        """Where the line begins that comes next."""
         self._rest = b""
         self._cut = 0
         """Bytes of the unfinished line that were thrown away."""
@@ -45,6 +47,10 @@ class LineBuffer:
             self._rest, self._cut = b"", 0
             return [first, *self._split(offset + end + 1, data[end + 1 :])]
         return self._split(offset, data)
+
+    def skip_to(self, offset: int) -> None:
+        """Nothing was read yet, and nothing before ``offset`` will come."""
+        self.consumed = self.begins = offset
 
     def flush(self) -> list[tuple[bytes, int]]:
         """What is left when the stream has ended."""

@@ -12,8 +12,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import redis
 
@@ -23,6 +23,8 @@ from tasks.record import Lease, Records, tagged
 from tasks.state import JobState
 from worker.crew import Crew, one_off
 from worker.stream.buffer import BATCH, Buffer, Entry, Stats, weight
+from worker.stream.decoder import Said, kind_of
+from worker.stream.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +45,12 @@ class Publisher:
         *,
         on_lost: Callable[[], None] = lambda: None,
         crew: Crew = one_off,
+        batch: int = 0,
+        left: Reading | None = None,
     ) -> None:
         """``on_lost``: called once, from the thread, when the lease turns out to be lost.
-        ``crew``: where the thread comes from."""
+        ``crew``: where the thread comes from. ``batch``, ``left``: the number of the last batch
+        that an earlier supervisor of the attempt sent, and what it left."""
         self._records = records
         self._lease = lease
         self._on_lost = on_lost
@@ -54,7 +59,12 @@ class Publisher:
         self._waiting = False
         self._offered = 0
         self._loud = False
-        self._batch = 0
+        self._batch = batch
+        self._seen = {} if left is None else dict(left.seen)
+        self._read: dict[str, int] = {} if left is None else dict(left.floors)
+        self._memory: Mapping[str, Any] = {} if left is None else left.memory
+        self.on_told: Callable[[Mapping[str, int]], None] = lambda floors: None
+        """Called from the thread: before these offsets, by stream, all is published."""
         self.lost = False
         self.stats = Stats()
         self._buffer = Buffer(self.stats)
@@ -79,6 +89,25 @@ class Publisher:
             if not self.lost:
                 self._buffer.offer(event, loud=self._loud)
                 self._offered += 1
+                self._wake(True)
+
+    def read(
+        self, said: Sequence[Said], stream: str, consumed: int, memory: Mapping[str, Any]
+    ) -> None:
+        """Publish what a job has printed, as `offer`.
+
+        ``consumed``: of ``stream``, all before it has become events. ``memory``: what a successor
+        must know of it beside them.
+        """
+        with self._changed:
+            if self.lost:
+                return
+            for event, start, end in said:
+                self._buffer.offer(event, loud=self._loud, start=start, end=end)
+            self._offered += len(said)
+            self._read[stream] = consumed
+            self._memory = memory
+            if said:
                 self._wake(True)
 
     def close(self) -> list[str]:
@@ -110,22 +139,38 @@ class Publisher:
                 if self._closing:
                     return
                 batch = self._buffer.take()
+                left = self._reading(batch)
                 self._waiting = bool(self._buffer)
-            if not self._send(batch):
+            if not self._send(batch, left):
                 return
+            if left is not None:
+                self.on_told(left.floors)
 
-    def _send(self, batch: list[Entry]) -> bool:
+    def _reading(self, batch: list[Entry]) -> Reading | None:
+        """What a successor shall know once this batch is sent; None if no more than before."""
+        printed = [entry for entry in batch if entry.end]
+        if not printed:
+            return None
+        for entry in printed:
+            self._seen[kind_of(entry.event)] = entry.end
+        floors = {**self._read, **self._buffer.floors()}
+        return Reading(seen=dict(self._seen), floors=floors, memory=self._memory)
+
+    def _send(self, batch: list[Entry], left: Reading | None) -> bool:
         """Send until Redis has answered. False once the lease is lost."""
         self._batch += 1
         bodies = [tagged(entry.said()) for entry in batch]
         state, wait = batch[-1].state, 0.05
+        snapshot = _snapshot(batch, bodies)
+        if left is not None:
+            snapshot["reading"] = left.to_json()
         while True:
             try:
                 self._records.publish(
                     self._lease,
                     bodies,
                     state=state,
-                    snapshot=_snapshot(batch, bodies),
+                    snapshot=snapshot,
                     batch=self._batch,
                 )
             except LeaseLost:

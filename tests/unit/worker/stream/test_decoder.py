@@ -25,9 +25,10 @@ def decode(*parts: bytes, stream: Stream = Stream.STDOUT) -> tuple[Decoder, list
     """Decode what arrives in these parts, and then ends."""
     decoder, found, offset = Decoder(JOB, 10), list[Event](), 0
     for part in parts:
-        found += decoder.feed(Chunk(stream=stream, offset=offset, data=part))
+        chunk = Chunk(stream=stream, offset=offset, data=part)
+        found += [said.event for said in decoder.feed(chunk)]
         offset += len(part)
-    return decoder, found + decoder.flush()
+    return decoder, found + [said.event for said in decoder.flush()]
 
 
 def line(**fields: Any) -> bytes:
