@@ -20,11 +20,12 @@ from tasks.publishing import TRAIN, JobCelery
 from tasks.settings import Settings
 from tests.chaos import checker, schedule
 from tests.chaos.checker import Expected, Told, Violation
-from tests.chaos.injector import Engine, Host, Injector, clock_env
+from tests.chaos.injector import Engine, Host, Injector
 from tests.chaos.link import Link
 from tests.chaos.schedule import End, Job, Kind
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
+from tests.support.wall_clock import WallClock
 from worker.keeper import procfs
 
 _SCRIPT: Final = Path(__file__).with_name("job.py")
@@ -133,9 +134,7 @@ class Chaos:
         directory = self._directory / f"node-{number}"
         directory.mkdir()
         link = Link(self._server.socket).start()
-        # one node's clock is set; the others are the witnesses
-        clock = directory / "clock" if number == 0 and Kind.CLOCK in self._plan.kinds else None
-        env = clock_env(clock) if clock is not None else {}
+        clock = WallClock(directory / "clock")
         node = LiveNode(
             directory=directory,
             redis_url=link.url,
@@ -143,9 +142,9 @@ class Chaos:
             slots=self._plan.slots,
             lease_ttl=self._plan.ttl,
             lease_grace=self._plan.ttl / 2,
-            env=env,
+            env=clock.env,
         )
-        return Host(node, link, clock if env else None)
+        return Host(node, link, clock)
 
     def run(self) -> Report:
         """Submit all jobs, do the harm, wait for the end, and judge."""

@@ -9,8 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import redis
 
@@ -19,9 +18,8 @@ from tests.chaos.schedule import Fault, Kind
 from tests.support.live_node import LiveNode
 from tests.support.nodes import gone
 from tests.support.redis_server import RedisServer
+from tests.support.wall_clock import WallClock
 from worker.keeper import lock, procfs
-
-_CLOCKS: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 class Engine(Protocol):
@@ -31,9 +29,9 @@ class Engine(Protocol):
 
 
 class Host:
-    """One node, its way to Redis, and the file that its clock is set by."""
+    """One node, its way to Redis, and its wall clock."""
 
-    def __init__(self, node: LiveNode, link: Link, clock: Path | None) -> None:
+    def __init__(self, node: LiveNode, link: Link, clock: WallClock) -> None:
         self.node = node
         self.link = link
         self.clock = clock
@@ -43,19 +41,6 @@ class Host:
     def start(self) -> None:
         self.node.launch()
         self.absent = False
-
-
-def clock_env(clock: Path) -> dict[str, str]:
-    """The environment of a node whose wall clock the file ``clock`` sets; {} where none can."""
-    if not _CLOCKS.exists():
-        return {}
-    clock.write_text("+0s")
-    return {
-        "LD_PRELOAD": str(_CLOCKS),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_CACHE_DURATION": "1",
-    }
 
 
 class Injector:
@@ -106,7 +91,8 @@ class Injector:
             case Kind.REDIS_RESET:
                 return self._reset()
             case Kind.CLOCK:
-                return self._set_clock(fault, host)
+                host.clock.set(fault.lasts)
+                return True
             case Kind.ENGINE:
                 return self._restart_engine()
         return self._signal(fault, _one_of(_pids(fault.kind, host), fault.target))
@@ -183,12 +169,6 @@ class Injector:
             return False
         finally:
             client.close()
-        return True
-
-    def _set_clock(self, fault: Fault, host: Host) -> bool:
-        if host.clock is None:
-            return False
-        host.clock.write_text(f"{fault.lasts:+.0f}s")
         return True
 
 
