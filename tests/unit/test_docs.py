@@ -31,10 +31,8 @@ def blocks(path: str, language: str) -> list[str]:
 
 def decoded(program_or_line: bytes) -> tuple[Decoder, list[object]]:
     decoder = Decoder("job-1", 5)
-    events: list[object] = list(
-        decoder.feed(Chunk(stream=Stream.STDOUT, offset=0, data=program_or_line))
-    )
-    return decoder, events
+    chunk = Chunk(stream=Stream.STDOUT, offset=0, data=program_or_line)
+    return decoder, [said.event for said in decoder.feed(chunk)]
 
 
 def test_the_readmes_job_is_one() -> None:

@@ -52,7 +52,7 @@ def run(
     assert done.returncode == code_wanted, done.stderr.decode()
     decoder = Decoder("job-1", 4)
     chunk = Chunk(stream=Stream.STDOUT, offset=0, data=done.stdout)
-    return decoder, [*decoder.feed(chunk), *decoder.flush()]
+    return decoder, [said.event for said in (*decoder.feed(chunk), *decoder.flush())]
 
 
 def test_progress_and_the_last_word(script: Path) -> None:

@@ -71,7 +71,8 @@ def test_the_scripts_that_are_shown_report(page: str, tmp_path: Path) -> None:
         check=True,
     )
     decoder = Decoder("job-1", 5)
-    events = decoder.feed(Chunk(stream=Stream.STDOUT, offset=0, data=done.stdout))
+    chunk = Chunk(stream=Stream.STDOUT, offset=0, data=done.stdout)
+    events = [said.event for said in decoder.feed(chunk)]
     assert [event.epoch for event in events if event.type == "progress"] == [1, 2, 3, 4, 5]
     assert decoder.completion is not None
     assert decoder.completion.success

@@ -46,7 +46,7 @@ def test_the_callbacks_report() -> None:
         model.on_epoch_end(2, {"loss": 0.5, "auc": 0.75})
     decoder = Decoder("job-1", 1)
     found = decoder.feed(Chunk(stream=Stream.STDOUT, offset=0, data=said.getvalue().encode()))
-    progress = [one for one in found if isinstance(one, Progress)]
+    progress = [one.event for one in found if isinstance(one.event, Progress)]
     assert [(one.epoch, one.total_epochs, one.loss) for one in progress] == [
         (1, 10, 0.41),
         (2, 4, 1.0),
