@@ -24,6 +24,7 @@ from worker.sections import (
     GpuAllocation,
     GpuSection,
     ImagesSection,
+    MetricsSection,
     NativeSection,
     NodeSection,
     RedisSection,
@@ -63,6 +64,7 @@ class NodeConfig(Section):
     trust: TrustSection = Field(default_factory=TrustSection)
     images: ImagesSection = Field(default_factory=ImagesSection)
     timeouts: TimeoutsSection = Field(default_factory=TimeoutsSection)
+    metrics: MetricsSection = Field(default_factory=MetricsSection)
     native: NativeSection = Field(default_factory=NativeSection)
 
 

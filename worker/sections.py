@@ -251,6 +251,20 @@ class TimeoutsSection(Section):
     )
 
 
+class MetricsSection(Section):
+    """For Prometheus."""
+
+    enabled: Flag = True
+    address: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="the address to serve them at: anybody who reaches it can read them",
+    )
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(
+        9781, description="a whole number from 1 to 65535"
+    )
+
+
 class NativeSection(Section):
     interpreter: AbsolutePath | None = Field(
         None, description=f"{PATH} of the Python of native jobs; left out: the node's own"

@@ -101,7 +101,7 @@ class Agent:
         self._drain = drain
         self._say = say or _say
         self._paths = NodePaths(state_dir=config.node.state_dir)
-        self._make_services = services or partial(cluster_services, settings, self._paths)
+        self._make_services = services or partial(cluster_services, config, settings, self._paths)
         self._engines = Engines(
             config, abandon_after=settings.lease_ttl_ms / 1000 + config.timeouts.lease_grace
         )

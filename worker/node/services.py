@@ -14,7 +14,9 @@ import redis
 from tasks.errors import UnknownJob
 from tasks.record import Records
 from tasks.settings import Settings
+from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
+from worker.node.metrics import Metrics
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
 
@@ -27,14 +29,15 @@ _SWEEP_EVERY_S: Final = 60.0
 
 
 def cluster_services(
-    settings: Settings, paths: NodePaths, identity: NodeIdentity
-) -> Sequence[Reaper | Sweep]:
+    config: NodeConfig, settings: Settings, paths: NodePaths, identity: NodeIdentity
+) -> Sequence[Reaper | Sweep | Metrics]:
     """The services of one agent."""
     records = Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s)
     holder = f"{identity.name}:{identity.instance}"
     return [
         Reaper(records, settings, holder=holder, tell=teller(settings)),
         Sweep(records, paths),
+        Metrics(config.metrics, settings, identity.name),
     ]
 
 

@@ -140,6 +140,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "job": 4.0,
             "transfer": 5.0,
         },
+        "metrics": {"enabled": False, "address": "0.0.0.0", "port": 1},
         "native": {"interpreter": "/py", "env_allow": ["A"], "nofile": 100},
     }
     config = load(write(yaml.safe_dump(other)))
