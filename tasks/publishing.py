@@ -26,6 +26,7 @@ from tasks.needs import needs_of
 from tasks.record import Records
 from tasks.routing import route
 from tasks.settings import Settings, unavailable
+from tasks.transport import JobConnection
 
 TRAIN: Final = "tasks.train"
 """The task's name, for `app.send_task(TRAIN, [config])`."""
@@ -82,6 +83,8 @@ class reachable:  # noqa: N801 - a context manager, read as a word
 
 class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
     """Records a job before its message is published."""
+
+    Connection = JobConnection
 
     def _create_task_sender(self) -> Any:
         send = super()._create_task_sender()

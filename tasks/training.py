@@ -16,6 +16,7 @@ from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
 from tasks.options import check, with_expiry
 from tasks.publishing import TRAIN, job_of
+from tasks.results import told_with_result
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
@@ -71,9 +72,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
     ) -> None:
-        """Celery has stored the result: the record need not repair it any more."""
+        """Celery knows all of the job's end: the record need not repair it any more."""
         executor = current()
-        if executor is not None:
+        if executor is not None and not told_with_result(self.request):
             executor.stored(task_id)
 
 

@@ -28,6 +28,8 @@ from worker.slot import SlotProcess  # noqa: E402
 
 __all__ = ["app"]
 
+app.conf.worker_consumer = "worker.consumer:SlotConsumer"
+
 _UNABLE = 78
 """Exit code: EX_CONFIG of sysexits.h."""
 _slot: SlotProcess | None = None

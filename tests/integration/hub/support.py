@@ -80,8 +80,11 @@ def finish(records: Records, lease: Lease, *events: Event, **how: Any) -> None:
 
 def history(records: Records, job_id: str) -> list[Envelope]:
     """Every event that is stored, in order."""
-    client, keys = records.client, records.keys
-    rows = [*client.xrange(keys.history(job_id)), *client.xrange(keys.tail(job_id))]
+    keys = records.keys
+    both = records.client.pipeline()  # at one moment: more may come in between
+    both.xrange(keys.history(job_id))
+    both.xrange(keys.tail(job_id))
+    rows = [row for part in both.execute() for row in part]
     return sorted((decode(row["e"]) for _, row in rows), key=lambda one: one.seq)
 
 

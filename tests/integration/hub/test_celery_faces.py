@@ -239,7 +239,8 @@ def test_a_program_with_nothing_but_celery(node_hub: Hub) -> None:
 
 
 def test_every_key_is_the_projects_and_every_jobs_keys_end(node_hub: Hub) -> None:
-    wait_until(lambda: not node_hub.client.exists(node_hub.keys.untold), timeout=WAIT, what="told")
+    keys = (node_hub.keys.untold, node_hub.keys.unacked, node_hub.keys.unacked_index)
+    wait_until(lambda: not node_hub.client.exists(*keys), timeout=WAIT, what="told")
     lasting = set()
     for key in node_hub.client.scan_iter(count=1000):
         assert key.startswith(node_hub.settings.prefix), key

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -59,6 +61,36 @@ def test_inspect_and_control(node_hub: Hub) -> None:
     order = {"task_id": job_id, "signal": "SIGKILL"}
     (reply,) = node_hub.app.control.broadcast("terminate", arguments=order, reply=True)
     assert reply == {"hub": {"ok": f"job {job_id} had ended: cancelled"}}
+
+
+def test_a_monitor_hears_of_every_short_job(node_hub: Hub) -> None:
+    """Their events come together, and all the same."""
+    heard: dict[str, set[str]] = {}
+
+    def take(event: dict[str, str]) -> None:
+        if event["type"].startswith("task-"):
+            heard.setdefault(event["uuid"], set()).add(event["type"])
+
+    connection = node_hub.app.connection_for_read()
+    receiver = node_hub.app.events.Receiver(connection, handlers={"*": take})
+
+    def listen() -> None:
+        with connection, contextlib.suppress(TimeoutError):
+            receiver.capture(limit=None, timeout=WAIT, wakeup=False)
+
+    before = node_hub.client.pubsub_numpat()
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    wait_until(lambda: node_hub.client.pubsub_numpat() > before, timeout=WAIT, what="it listens")
+    jobs = [train.delay({"command": ["true"]}) for _ in range(20)]
+    for job in jobs:
+        job.get(timeout=WAIT)
+    every = {"task-sent", "task-received", "task-succeeded"}
+    wait_until(
+        lambda: all(heard.get(job.id, set()) >= every for job in jobs), timeout=WAIT, what="all"
+    )
+    receiver.should_stop = True
+    thread.join(WAIT)
 
 
 class Flower:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery.app.task import Context
 from celery.exceptions import TimeoutError as NotInTime
 from celery.result import AsyncResult, GroupResult
 
@@ -121,3 +122,42 @@ def test_what_is_read_beside_a_wait_does_not_wait(hub: Hub) -> None:
     hub.server.stop()
     with pytest.raises(RedisUnavailable):
         _ = job.state
+
+
+def test_a_success_is_not_taken_back_and_all_else_is(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    backend = train.app.backend
+    for state, result in (("STARTED", {}), ("FAILURE", ValueError("no")), ("SUCCESS", {"ok": 1})):
+        backend.store_result(job.id, result, state)
+        assert AsyncResult(job.id, app=train.app).state == state
+    backend.store_result(job.id, ValueError("a duplicate"), "FAILURE")
+    backend.store_result(job.id, {}, "STARTED")
+    assert job.get(timeout=WAIT) == {"ok": 1}
+    assert hub.client.ttl(backend.get_key_for_task(job.id)) > 0
+
+
+@pytest.mark.parametrize(
+    ("state", "chord", "marks"),
+    [
+        ("SUCCESS", None, True),
+        ("FAILURE", None, True),
+        ("STARTED", None, False),
+        ("SUCCESS", {"task": "a.callback"}, False),  # the chord is not told yet
+    ],
+)
+def test_what_celery_is_told_is_marked_in_the_same_step(
+    hub: Hub, state: str, chord: object, marks: bool
+) -> None:
+    job = train.delay(TRUE)
+    hub.client.zadd(hub.keys.untold, {job.id: 1})
+    result = ValueError("no") if state == "FAILURE" else {}
+    train.app.backend.store_result(job.id, result, state, request=Context(chord=chord))
+    marked = hub.client.hget(hub.keys.job(job.id), "result_stored") == "1"
+    due = hub.client.zscore(hub.keys.untold, job.id) is not None
+    assert (marked, due) == (marks, not marks)
+
+
+def test_a_task_without_a_record_gets_none(hub: Hub) -> None:
+    train.app.backend.store_result("another", 1, "SUCCESS", request=Context())
+    assert AsyncResult("another", app=train.app).get(timeout=WAIT) == 1
+    assert not hub.client.exists(hub.keys.job("another"))
