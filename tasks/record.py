@@ -165,7 +165,7 @@ class Records:
         ``former``: owners that it may be taken over from. May be said twice. Raises LeaseLost.
         """
         answer = _held(self._scripts.call("adopt", *_of(lease), ttl_ms, *former), lease)
-        _, state, attempt, batch, reading, progress, has_message = answer
+        _, state, attempt, batch, reading, progress, has_message, times = answer
         return Adopted(
             state=JobState(state),
             attempt=int(attempt),
@@ -173,6 +173,7 @@ class Records:
             reading=reading,
             progress=json.loads(progress or "{}"),
             has_message=bool(has_message),
+            times=int(times),
         )
 
     def summon(self, lease: Lease, queue: str) -> bool:

@@ -48,6 +48,8 @@ class Adopted:
     """The last progress event of the job; {} if there was none."""
     has_message: bool
     """Its Celery message is known."""
+    times: int
+    """How often the attempt was taken over, this time included."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -62,9 +62,11 @@ class Attempt:
         progress: Callable[[Mapping[str, Any]], None],
         decoder: Decoder | None = None,
         began: float | None = None,
+        paused: bool = False,
     ) -> None:
         """``started``, ``progress``: tell Celery, which may fail without harm. ``decoder``,
-        ``began``: of an attempt that an earlier supervisor started, at that time.monotonic()."""
+        ``began``, ``paused``: of an attempt that an earlier supervisor started, at that
+        time.monotonic()."""
         self._handle = handle
         self._publisher = publisher
         self._patience = patience
@@ -72,7 +74,7 @@ class Attempt:
         self._progress = progress
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
-        self._paused = False
+        self._paused = paused
         self._began = began
         self._acked = dict.fromkeys(Stream, 0)
         publisher.on_told = self._acknowledge

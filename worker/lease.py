@@ -6,12 +6,10 @@ keeper's local deadline stands, so a node that Redis has given up on stops its j
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import redis
@@ -27,23 +25,11 @@ _MARGIN = 0.1
 _AGAIN_S = 0.5
 _FIRST_S = 1.0
 """When the lease is renewed first: a cancel that came just before anybody listened is seen then."""
-_FILE = "lease.json"
 
 
-def remember(directory: Path, lease: Lease) -> None:
-    """Leave in an attempt's state directory who holds its lease, for a successor."""
-    (directory / _FILE).write_text(
-        json.dumps({"job_id": lease.job_id, "owner": lease.owner, "fence": lease.fence})
-    )
-
-
-def recall(directory: Path) -> Lease | None:
-    """The lease of the attempt in ``directory``; None if its supervisor died before it wrote it."""
-    try:
-        said = json.loads((directory / _FILE).read_text())
-        return Lease(job_id=said["job_id"], owner=said["owner"], fence=said["fence"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def local_deadline(sent: float, ttl_ms: int) -> float:
+    """Until when a lease that was asked for at ``sent`` surely holds (time.monotonic())."""
+    return sent + ttl_ms / 1000 * (1 - _MARGIN)
 
 
 class LeaseListener(Protocol):
@@ -103,7 +89,7 @@ class Renewal:
         self._bell.set()
 
     def _deadline_from(self, sent: float) -> float:
-        return sent + self._ttl_ms / 1000 * (1 - _MARGIN)
+        return local_deadline(sent, self._ttl_ms)
 
     def _run(self) -> None:
         wait = min(_FIRST_S, self._ttl_ms / 3000)

@@ -1,4 +1,4 @@
-"""What an earlier child of this slot left running: ended, and its jobs given back at once.
+"""What an earlier child of this slot left running, and nobody can go on with: ended, given back.
 
 The new child is the slot's owner. Until its predecessor's attempts are gone their grants are
 held, and until their leases run out their jobs wait; ending both here saves that time.
@@ -8,79 +8,94 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
-from tasks.errors import KeeperError, LeaseLost
+from tasks.errors import KeeperError, LeaseLost, UnknownJob
 from tasks.events import Retrying
 from tasks.record import Lease, tagged
 from tasks.state import FailureReason, JobState
 from worker.keeper import lock
-from worker.keeper.settle import settle
-from worker.lease import recall
+from worker.keeper.settle import Settlement, end_keeper, settle
+from worker.note import Note, recall
 from worker.parts import NodeParts
 from worker.plan import AttemptId
+from worker.runtimes.base import Handle
 
 log = logging.getLogger(__name__)
 
 
-def end_leftovers(parts: NodeParts) -> list[str]:
-    """End every attempt of this slot and give its job back. Never raises for one that resists.
+class Leftovers:
+    """Ends attempts of this slot. Never raises for one that resists."""
 
-    Returns the ids of the jobs that ended by it, since no attempt was left: nobody has told Celery
-    of them.
-    """
-    ended: list[str] = []
-    found = _attempts_of(parts)
-    for handle in [one for runtime in parts.recovering() for one in runtime.recover()]:
-        if str(handle.attempt) in found:
+    def __init__(self, parts: NodeParts, ended: Callable[[str], None]) -> None:
+        """``ended``: told of jobs that ended by it, since no attempt was left: nobody else has
+        told Celery of them."""
+        self._parts = parts
+        self._ended = ended
+
+    def find(self) -> dict[Path, Note | None]:
+        """The directories of the attempts whose keeper was started for this slot."""
+        found: dict[Path, Note | None] = {}
+        for directory in self._parts.paths.attempts.iterdir():
+            record = lock.read(directory)
+            if record is not None and record.slot == self._parts.place.slot:
+                found[directory] = recall(directory)
+        return found
+
+    def end(self, directory: Path, note: Note | None, handle: Handle | None) -> None:
+        """End one attempt and give its job back. ``handle``: if its keeper lives."""
+        if handle is not None:
             try:
                 handle.fence()
                 handle.remove()
             except (KeeperError, OSError) as error:
                 log.error("leftover.unremoved attempt=%s error=%s", handle.attempt, error)
-        else:
-            handle.detach()
-    for name, lease in found.items():
-        directory = parts.paths.attempts / name
-        if directory.exists():
+        if directory.exists() and settle(directory).outcome is Settlement.ALIVE:
+            # it stands still, or nobody could attach: its job may run on, and nobody keeps its time
+            log.warning("leftover.keeper_killed attempt=%s", directory.name)
+            end_keeper(directory)
             settle(directory)
-        shutil.rmtree(parts.paths.work / name, ignore_errors=True)
-        if lease is None:
-            continue
-        place = parts.paths.job(lease.job_id)
-        shutil.rmtree(place / f"output-{lease.fence}", ignore_errors=True)
-        if _give_back(parts, lease) is not JobState.QUEUED:
+        paths = self._parts.paths
+        shutil.rmtree(paths.work / directory.name, ignore_errors=True)
+        if note is None:
+            return
+        place = paths.job(note.lease.job_id)
+        shutil.rmtree(place / f"output-{note.lease.fence}", ignore_errors=True)
+        state = self._give_back(note)
+        if state.terminal:
             shutil.rmtree(place, ignore_errors=True)  # no attempt will want its checkpoints
-            ended.append(lease.job_id)
-    return ended
+            self._ended(note.lease.job_id)
 
-
-def _attempts_of(parts: NodeParts) -> dict[str, Lease | None]:
-    """The attempts whose keeper was started for this slot, each with its lease."""
-    found: dict[str, Lease | None] = {}
-    for directory in parts.paths.attempts.iterdir():
-        record = lock.read(directory)
-        if record is not None and record.slot == parts.place.slot:
-            found[directory.name] = recall(directory)
-    return found
-
-
-def _give_back(parts: NodeParts, lease: Lease) -> JobState:
-    """The state that the job is in then; queued where that is not known."""
-    message = f"the worker of slot {parts.place.slot} on {parts.place.node} died"
-    reason = FailureReason.NODE_LOST
-    try:
-        state = parts.records.requeue(
-            lease,
-            [tagged(Retrying(reason=reason, message=message))],
-            reason=reason,
-            message=message,
-            delay_ms=0,
-            counts=True,
-        )
-        log.info("leftover.requeued attempt=%s", AttemptId(job_id=lease.job_id, fence=lease.fence))
-    except (LeaseLost, redis.RedisError) as error:
-        log.info("leftover.not_ours job=%s why=%s", lease.job_id, error)
-        return JobState.QUEUED
-    return state
+    def _give_back(self, note: Note) -> JobState:
+        """The state that the job is in then; queued where that is not known."""
+        place = self._parts.place
+        message = f"the worker of slot {place.slot} on {place.node} died"
+        reason = FailureReason.NODE_LOST
+        records, job_id = self._parts.records, note.lease.job_id
+        for owner in (note.lease.owner, *note.former):
+            lease = Lease(job_id=job_id, owner=owner, fence=note.lease.fence)
+            try:
+                state = records.requeue(
+                    lease,
+                    [tagged(Retrying(reason=reason, message=message))],
+                    reason=reason,
+                    message=message,
+                    delay_ms=0,
+                    counts=True,
+                )
+            except LeaseLost:
+                continue
+            except redis.RedisError as error:
+                log.warning("leftover.not_given_back job=%s error=%s", job_id, error)
+                return JobState.QUEUED
+            attempt = AttemptId(job_id=job_id, fence=note.lease.fence)
+            log.info("leftover.requeued attempt=%s", attempt)
+            return state
+        log.info("leftover.not_ours job=%s", job_id)
+        try:
+            return records.ending(job_id).state
+        except (UnknownJob, redis.RedisError):
+            return JobState.QUEUED

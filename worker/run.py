@@ -19,15 +19,19 @@ from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Patience
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
+from worker.heirs import Heir
 from worker.launchers import Asked, Launcher, Picked
-from worker.lease import Renewal, remember
+from worker.lease import Renewal
 from worker.limits import effective_timeout
+from worker.note import Note, remember
 from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NATIVE, NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.result import missing_output, success_result
 from worker.runtimes.base import Handle
+from worker.stream.decoder import Decoder
 from worker.stream.publisher import Publisher
+from worker.stream.reading import Reading
 from worker.supplies import Supplies
 from worker.turned_away import TurnedAway
 
@@ -51,14 +55,26 @@ class Run:
         claim: Claimed,
         claimed: float,
         until_redis_answers: Callable[[Callable[[], Any]], Any],
+        heir: Heir | None = None,
     ) -> None:
-        """``claimed``: time.monotonic() just before the claim was sent."""
+        """``claimed``: time.monotonic() just before the claim was sent. ``heir``: the attempt runs
+        already, and an earlier supervisor has begun to read it."""
         self._parts = parts
         self._delivery = delivery
         self._claim = claim
         self._ending = Ending(parts.records, claim, parts.place.node, until_redis_answers)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
-        self._publisher = Publisher(parts.records, claim.lease, on_lost=self.lost, crew=parts.crew)
+        self._heir = heir
+        before = None if heir is None else heir.adopted
+        self._reading = None if before is None else Reading.from_json(before.reading)
+        self._publisher = Publisher(
+            parts.records,
+            claim.lease,
+            on_lost=self.lost,
+            crew=parts.crew,
+            batch=0 if before is None else before.batch,
+            left=self._reading,
+        )
         self._renewal = Renewal(
             parts.records,
             claim.lease,
@@ -69,16 +85,18 @@ class Run:
         )
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
         self._attempt: Attempt | None = None
-        self._handle: Handle | None = None
+        self._handle: Handle | None = None if heir is None else heir.handle
+        self._note: Note | None = None if heir is None else heir.note
         self._grant: HeldGrant | None = None
         self._admitted: Admitted | None = None
         self._launcher: Launcher | None = None
         self._picked = Picked()
-        self._sandbox: Mapping[str, Any] = {}
         self._told_of_pull = 0.0
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
         self._began = time.monotonic()
+        if heir is not None and heir.note.began is not None:
+            self._began = heir.note.began
 
     # told by the lease's thread, the orders' thread and the publisher
 
@@ -136,10 +154,12 @@ class Run:
         """Everything up to the outcome; and, of a success, its result."""
         try:
             job = JobConfig.parse(self._claim.spec)
-            plan = self._plan(job)
-            self._start(plan)
+            if self._heir is None:
+                self._start(self._plan(job))
+            else:
+                self._go_on(self._heir)
             exit_ = self._watch(job)
-            return self._judge(job, plan, exit_)
+            return self._judge(job, exit_)
         except _Ended:
             ended, why = self._early or (Ended.SHUTDOWN, "")
             return decide(Evidence(exit=ExitStatus(code=None), ended=ended, why=why)), {}
@@ -225,23 +245,34 @@ class Run:
         self._check()
         launcher, admitted = self._launcher, self._admitted
         assert launcher is not None and admitted is not None  # noqa: S101, PT018 - _plan has set it
+        began = time.monotonic()
         self._handle = launcher.runtime.start(plan, self._renewal.deadline)
-        remember(plan.state, self._claim.lease)
+        self._note = Note(
+            lease=self._claim.lease,
+            began=began,
+            output=plan.output,
+            devices=plan.grant.devices,
+            about=self._how(),
+            started={
+                "mode": admitted.mode,
+                "devices": plan.grant.devices,
+                "image": self._picked.reference,
+                "image_id": self._picked.id,
+                "digest": self._picked.digest,
+                "sandbox": launcher.report(self._handle),
+            },
+        )
+        remember(plan.state, self._note)
         if self._grant is not None:
             self._grant.release()  # the keeper holds it from here on, and what was fetched
         self._supplies.close()
-        self._sandbox = launcher.report(self._handle)
-        self._publisher.state(
-            events.Started(
-                mode=admitted.mode,
-                devices=plan.grant.devices,
-                image=self._picked.reference,
-                image_id=self._picked.id,
-                digest=self._picked.digest,
-                sandbox=self._sandbox,
-            ),
-            state=JobState.RUNNING,
-        )
+        self._publisher.state(events.Started(**self._note.started), state=JobState.RUNNING)
+
+    def _go_on(self, heir: Heir) -> None:
+        """Nothing is started; what its supervisor may have had no time to say is said."""
+        if heir.adopted is not None and heir.adopted.state is JobState.STARTING:
+            started = events.Started(**_tuples(heir.note.started))
+            self._publisher.state(started, state=JobState.RUNNING)
 
     def _watch(self, job: JobConfig) -> ExitStatus:
         assert self._handle is not None  # noqa: S101 - _start has set it
@@ -257,6 +288,7 @@ class Run:
             ),
             started=self._delivery.started,
             progress=self._delivery.progress,
+            **self._where_it_was(job),
         )
         if self._fenced:
             self._attempt.lost()
@@ -264,12 +296,24 @@ class Run:
             self._attempt.end(*self._early)
         return self._attempt.watch()
 
-    def _judge(
-        self, job: JobConfig, plan: LaunchPlan, exit_: ExitStatus
-    ) -> tuple[Outcome, Mapping[str, Any]]:
+    def _where_it_was(self, job: JobConfig) -> dict[str, Any]:
+        """Where the reading of an attempt goes on that runs already; {} for a new one."""
+        if self._heir is None or self._heir.adopted is None:
+            return {}
+        before = self._heir.adopted
+        return {
+            "decoder": Decoder(
+                self._id.job_id, job.epochs, left=self._reading, progress=_progress(before.progress)
+            ),
+            "began": self._heir.note.began,
+            "paused": before.state is JobState.PAUSED,
+        }
+
+    def _judge(self, job: JobConfig, exit_: ExitStatus) -> tuple[Outcome, Mapping[str, Any]]:
         """The outcome, from evidence; the artefacts of a success."""
-        attempt = self._attempt
-        assert attempt is not None  # noqa: S101 - _watch has set it
+        attempt, note = self._attempt, self._note
+        assert attempt is not None and note is not None  # noqa: S101, PT018 - _start has set it
+        assert note.output is not None  # noqa: S101 - a note of ours is whole
         if self._fenced:
             raise LeaseLost(str(self._id))
         self._publisher.state(
@@ -290,24 +334,24 @@ class Run:
             success=said is not None and said.success,
             error="" if said is None else said.error,
             must_complete=job.model_definition is not None,
-            missing_output=missing_output(said, plan.output),
+            missing_output=missing_output(said, note.output),
             cuda_oom_seen=attempt.decoder.cuda_oom_seen,
             memory_error_seen=attempt.decoder.memory_error_seen,
-            has_gpu=bool(plan.grant.devices),
+            has_gpu=bool(note.devices),
             tail=attempt.decoder.tail,
         )
         outcome = decide(evidence)
         if outcome.state is not JobState.SUCCEEDED:
             return outcome, {}
-        kept = self._supplies.keep(plan.output)
+        kept = self._supplies.keep(note.output)
         result = success_result(
             job_id=self._id.job_id,
             completion=said,
             progress=attempt.decoder.progress,
             kept=kept,
-            output=plan.output,
+            output=note.output,
             about={
-                **self._how(),
+                **note.about,
                 "node": self._parts.place.node,
                 "slot": self._parts.place.slot,
                 "attempt": self._claim.attempt,
@@ -352,14 +396,18 @@ class Run:
 
     def _clean_up(self) -> None:
         """Nothing of the attempt stays: no process, no grant, no directory but checkpoints."""
+        removed = True
         if self._handle is not None:
             try:
                 self._handle.remove()
             except (KeeperError, OSError) as error:
                 log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
+                removed = False
         if self._grant is not None:
             self._grant.release()
         self._supplies.close()
+        if not removed:
+            return  # somebody else may have it by now, and its directories with it
         place = self._parts.paths.job(self._id.job_id)
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
         for directory in (place / "checkpoints", place):
@@ -367,3 +415,16 @@ class Run:
                 directory.rmdir()  # only if it is empty
             except OSError:
                 break
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an event as they were before they were JSON."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+
+
+def _progress(said: Mapping[str, Any]) -> events.Progress | None:
+    """The last progress that the record knows of."""
+    try:
+        return events.Progress(**{k: v for k, v in said.items() if k != "type"})
+    except TypeError:  # there was none, or another version has said it
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
 from worker.devices.pool import DevicePool
 from worker.engines import Engines, EngineState
+from worker.heirs import Heirs
 from worker.interruption import Interruptible
 from worker.keeper.zygote import Zygote
-from worker.leftovers import end_leftovers
 from worker.node import slot_records
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
@@ -139,7 +139,7 @@ class SlotProcess:
             self._reaper = None
 
     def enter_child(self) -> None:
-        """In the pool's child, before its first job: end what an earlier child left, and bind."""
+        """In the pool's child, before its first job: take over from an earlier child, and bind."""
         if self._lock >= 0:
             os.close(self._lock)  # a copy: the slot is the worker's, and free as soon as that ends
             self._lock = -1
@@ -171,25 +171,25 @@ class SlotProcess:
                 offers_containers=self._offers_containers,
             ),
         )
-        self._tell(end_leftovers(parts))
+        self._heirs = Heirs(parts, self._tell)
+        self._heirs.find()
         Store(Policy.of(self._config)).sweep()
         self._zygote.start()  # warm before the first job
         self._native = native
-        self._bound = Interruptible(Supervisor(parts))
+        self._bound = Interruptible(Supervisor(parts, self._heirs))
         executor.bind(self._bound)
 
-    def _tell(self, ended: Sequence[str]) -> None:
-        """Whoever waits for these jobs learns it now, not when the reaper finds out."""
-        tell = teller(self._settings)
-        for job_id in ended:
-            try:
-                tell(job_id)
-            except Exception as error:  # whatever Celery's backend raises; the reaper comes later
-                log.warning("leftover.untold job=%s error=%r", job_id, error)
+    def _tell(self, job_id: str) -> None:
+        """Whoever waits for this job learns now that it ended, not when the reaper finds out."""
+        try:
+            teller(self._settings)(job_id)
+        except Exception as error:  # whatever Celery's backend raises; the reaper comes later
+            log.warning("leftover.untold job=%s error=%r", job_id, error)
 
     def leave_child(self) -> None:
         """The pool's child ends; attempts that run go on."""
         executor.bind(None)
+        self._heirs.close()
         self._bound.close()
         self._orders.close()
         self._crew.close()

@@ -22,6 +22,7 @@ from tasks.job import JobConfig
 from tasks.record import Claimed, NotClaimed
 from tasks.routing import route
 from tasks.state import FailureReason
+from worker.heirs import Heir, Heirs
 from worker.parts import NodeParts
 from worker.run import Run
 from worker.verdicts import of_record
@@ -29,23 +30,36 @@ from worker.verdicts import of_record
 log = logging.getLogger(__name__)
 
 _AGAIN_AT_MOST_S = 5.0
+_NOT_YET_S = 0.05
 _T = TypeVar("_T")
 
 
 class Supervisor:
     """See the module's docstring. A slot runs one job at a time, and so does this."""
 
-    def __init__(self, parts: NodeParts) -> None:
+    def __init__(self, parts: NodeParts, heirs: Heirs | None = None) -> None:
+        """``heirs``: attempts that an earlier child of the slot has left."""
         self._parts = parts
+        self._heirs = heirs
         self._stopping = threading.Event()
         self._run: Run | None = None
 
     def execute(self, delivery: Delivery) -> Verdict:
         """Claim the job, run one attempt of it, finish it."""
+        heir = self._heir_of(delivery)
+        if heir is None and self._heirs is not None and self._heirs.waiting:
+            return self._later(delivery)
         place = self._parts.place
         owner = f"{place.slot}@{place.node}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        if heir is not None:
+            owner = heir.note.lease.owner
         sent = time.monotonic()
         claim = self.until_redis_answers(lambda: self._claim(delivery, owner))
+        if heir is not None and not _same(claim, heir):
+            # it was lost between two renewals, and this is another claim, if it is one
+            assert self._heirs is not None  # noqa: S101 - there it came from
+            self._heirs.end(heir)
+            heir = None
         if claim is None:
             return Failed(
                 reason=FailureReason.USER_ERROR,
@@ -55,8 +69,12 @@ class Supervisor:
         if isinstance(claim, NotClaimed):
             log.info("job.not_claimed job=%s why=%s", delivery.job_id, claim.why)
             return of_record(claim)
-        log.info("job.claimed job=%s fence=%d", delivery.job_id, claim.lease.fence)
-        self._run = Run(self._parts, delivery, claim, sent, self.until_redis_answers)
+        if heir is None:
+            log.info("job.claimed job=%s fence=%d", delivery.job_id, claim.lease.fence)
+        else:
+            log.info("job.adopted job=%s fence=%d", delivery.job_id, claim.lease.fence)
+            sent = heir.renewed
+        self._run = Run(self._parts, delivery, claim, sent, self.until_redis_answers, heir)
         try:
             if self._stopping.is_set():
                 self._run.shutdown()
@@ -79,6 +97,27 @@ class Supervisor:
         self._stopping.set()
         if self._run is not None:
             self._run.shutdown()
+
+    def _heir_of(self, delivery: Delivery) -> Heir | None:
+        """The attempt of this job that runs here already, its lease held."""
+        heir = None if self._heirs is None else self._heirs.take(delivery.job_id)
+        if heir is None or self._heirs is None:
+            return None
+        try:
+            self.until_redis_answers(heir.secure)
+        except LeaseLost:
+            self._heirs.end(heir)
+            return None
+        return heir
+
+    def _later(self, delivery: Delivery) -> Verdict:
+        """The slot is taken, by an attempt whose message comes: this one goes back."""
+        log.info("job.not_yet job=%s", delivery.job_id)
+        self.until_redis_answers(
+            lambda: self._parts.records.put_back(delivery.job_id, delivery.delivery_tag)
+        )
+        time.sleep(_NOT_YET_S)
+        return Dropped(why="the slot's last attempt goes on")
 
     def until_redis_answers(self, ask: Callable[[], _T]) -> _T:
         """Ask until Redis answers. An unanswered claim or finish may have been carried out;
@@ -133,3 +172,8 @@ class Supervisor:
             message="",
         )
         return True
+
+
+def _same(claim: Claimed | NotClaimed | None, heir: Heir) -> bool:
+    """Whether the claim is that of the attempt that runs."""
+    return isinstance(claim, Claimed) and claim.lease == heir.note.lease

@@ -76,7 +76,7 @@ move(id, state, 'starting')
 redis.call('HSET', job, 'owner', owner, 'node', node, 'slot', slot, 'fence', fence, 'attempt', attempt,
   'exp', NOW + ttl, 'started', NOW, 'batch', 0, 'gpus', ARGV[10], 'counted', NOW,
   'running', 0)
-redis.call('HDEL', job, 'reading')
+redis.call('HDEL', job, 'reading', 'adoptions')
 redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
 hold(id, node, slot)
 count(node, 'claims', 1)

@@ -68,10 +68,12 @@ class Watched:
 def test_the_pool_child_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster()
     watched = Watched(cluster, tmp_path)
+    fence = cluster.record(watched.job).fence
     os.kill(cluster.node.pool_child(), signal.SIGKILL)
-    watched.wait_began(2)
-    assert watched.go()["attempt"] == 2
-    assert watched.runs == "began began ended "
+    cluster.wait_adopted(watched.job)
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
+    assert cluster.record(watched.job).fence == fence
     cluster.wait_clean()
 
 
@@ -81,9 +83,9 @@ def test_the_slot_worker_is_killed(start_cluster: Start, tmp_path: Path) -> None
     worker = cluster.node.worker()
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
-    watched.wait_began(2)
-    assert watched.go()["attempt"] == 2
-    assert watched.runs == "began began ended "
+    cluster.wait_adopted(watched.job)
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
     cluster.wait_clean()
 
 
@@ -196,9 +198,10 @@ def test_a_job_that_takes_its_node_with_it_each_time_ends(
 ) -> None:
     cluster = start_cluster()
     watched = Watched(cluster, tmp_path, max_attempts=2)
-    os.kill(cluster.node.pool_child(), signal.SIGKILL)
-    watched.wait_began(2)
-    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    for times in (1, 2):
+        watched.wait_began(times)
+        [directory] = cluster.node.paths.attempts.iterdir()
+        os.kill(cluster.node.keeper(directory), signal.SIGKILL)
     record = cluster.wait_state(watched.job)
     assert record.state is JobState.FAILED
     assert record.reason == "node_lost"

@@ -28,6 +28,7 @@ class Cluster:
     settings: Settings
     app: JobCelery
     submitted: list[AsyncResult] = field(default_factory=list)
+    _adopted: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, node: LiveNode) -> Cluster:
@@ -79,6 +80,26 @@ class Cluster:
 
         wait_until(there, timeout=timeout, what=f"{job.id} to be {states or 'over'}")
         return self.record(job)
+
+    def owner(self, job: AsyncResult) -> str:
+        """Which supervisor holds the job's lease."""
+        found = self.app.records.client.hget(self.settings.keys.job(job.id), "owner")
+        return str(found or "")
+
+    def wait_adopted(self, job: AsyncResult, timeout: float = 30.0) -> None:
+        """A supervisor has taken the job's attempt over, and goes on with it: its own log says so.
+
+        To be called after the one before was killed.
+        """
+        said = f"job.adopted job={job.id} "
+        before = self._adopted.get(job.id, 0)
+
+        def adopted() -> bool:
+            text = "".join(path.read_text() for path in self.node.paths.logs.glob("*.log"))
+            return text.count(said) > before
+
+        wait_until(adopted, timeout=timeout, what=f"{job.id} to be adopted")
+        self._adopted[job.id] = before + 1
 
     def wait_clean(self, timeout: float = 15.0) -> None:
         """Nothing of any attempt is left on the node."""

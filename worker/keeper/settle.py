@@ -100,6 +100,23 @@ def settle(
         os.close(guard)
 
 
+def end_keeper(directory: Path, within: float = 2.0) -> int | None:
+    """Kill the keeper of ``directory``, which does not answer; its pid, or None if there is none.
+
+    Its job dies with it. What is left is for `settle`.
+    """
+    record = lock.read(directory)
+    entry = None if record is None else procfs.process(record.pid)
+    if record is None or entry is None or entry.start != record.start:
+        return None
+    if not procfs.send(entry, signal.SIGKILL):
+        return None
+    until = time.monotonic() + within
+    while lock.alive(directory) and time.monotonic() < until:
+        time.sleep(_AGAIN)
+    return record.pid
+
+
 class _Hunt:
     """Finds and kills the survivors of one attempt."""
 

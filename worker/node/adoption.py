@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tasks.errors import KeeperError
 from worker.devices import leases
-from worker.keeper import lock, procfs
-from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.keeper import lock
+from worker.keeper.settle import Settlement, end_keeper, remove_tree, settle
 from worker.node.log import event
 from worker.node.paths import NodePaths
 from worker.plan import ExitStatus
@@ -77,7 +76,7 @@ class Leftovers:
         finally:
             native.close()
         for directory in self._attempts():
-            _kill_keeper(directory)
+            _end_keeper(directory)
             record = lock.read(directory)
             self._settle(directory, record.slot if record else None)
         return self._attempts()
@@ -138,14 +137,7 @@ def _end(handle: Handle, until: float) -> None:
         handle.remove()
 
 
-def _kill_keeper(directory: Path) -> None:
-    """End a keeper that does not answer: its job dies with it."""
-    record = lock.read(directory)
-    entry = None if record is None else procfs.process(record.pid)
-    if record is None or entry is None or entry.start != record.start:
-        return
-    if procfs.send(entry, signal.SIGKILL):
-        event("keeper.killed", level=logging.WARNING, attempt=directory.name, pid=record.pid)
-        until = time.monotonic() + _MARGIN
-        while lock.alive(directory) and time.monotonic() < until:
-            time.sleep(0.01)
+def _end_keeper(directory: Path) -> None:
+    pid = end_keeper(directory)
+    if pid is not None:
+        event("keeper.killed", level=logging.WARNING, attempt=directory.name, pid=pid)

@@ -1,0 +1,246 @@
+"""An attempt outlives its supervisor: the next goes on with it, and nobody sees a difference."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery import chain, chord
+from celery.result import AsyncResult
+
+from tasks.events import Envelope, Log, Progress
+from tasks.publishing import TRAIN
+from tasks.state import JobState
+from tests.support.cluster import Cluster
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.e2e
+
+Start = Callable[..., Cluster]
+
+# Prints numbered lines on both streams, and progress, until the file "go" is there. Its result
+# names the process.
+TALKS = """
+import json, os, sys, time
+go = sys.argv[1]
+every = float(sys.argv[2])
+report = {"type": "progress", "epoch": 1, "total_epochs": 9, "pid": os.getpid()}
+print(json.dumps(report), flush=True)
+number = 0
+while True:
+    last = os.path.exists(go)
+    print(f"out {number}", flush=True)
+    print(f"err {number}", file=sys.stderr, flush=True)
+    number += 1
+    if last:
+        break
+    time.sleep(every)
+metrics = {"pid": os.getpid(), "lines": number}
+print(json.dumps({"type": "complete", "success": True, "metrics": metrics}), flush=True)
+open(go + ".over", "w").close()
+time.sleep(float(sys.argv[3]))
+"""
+
+
+class Talker:
+    """A job that prints, on one node."""
+
+    def __init__(self, cluster: Cluster, directory: Path, *, every: float = 0.01) -> None:
+        self.cluster = cluster
+        self.go = directory / "go"
+        self.every = every
+        self.linger = 0.0
+
+    def config(self) -> dict[str, object]:
+        program = ["python3", "-c", TALKS, str(self.go), str(self.every), str(self.linger)]
+        return {"command": program}
+
+    def submit(self) -> AsyncResult:
+        job = self.cluster.submit(self.config())
+        self.wait_heard(job, 3)
+        return job
+
+    def heard(self, job: AsyncResult) -> int:
+        """How many lines were published."""
+        client = self.cluster.app.records.client
+        return int(client.xlen(self.cluster.settings.keys.tail(job.id)))
+
+    def wait_heard(self, job: AsyncResult, more: int) -> None:
+        before = self.heard(job)
+        wait_until(lambda: self.heard(job) >= before + more, timeout=30, what="news of the job")
+
+    def finish(self, job: AsyncResult) -> dict[str, object]:
+        self.go.touch()
+        result: dict[str, object] = job.get(timeout=60)
+        return result
+
+
+def lines(found: list[Envelope], stream: str) -> list[int]:
+    return [
+        int(line.split()[1])
+        for one in found
+        if isinstance(one.event, Log) and one.event.stream == stream
+        for line in one.event.lines
+        if re.fullmatch(r"(out|err) \d+", line)
+    ]
+
+
+def check_whole(cluster: Cluster, job: AsyncResult, result: dict[str, object]) -> None:
+    """Every line once and in order, every event numbered, one start, one end; the same process."""
+    found = cluster.events(job)
+    assert [one.seq for one in found] == list(range(1, len(found) + 1))
+    metrics = result["metrics"]
+    assert isinstance(metrics, dict)
+    printed = list(range(int(metrics["lines"])))
+    assert lines(found, "stdout") == printed
+    assert lines(found, "stderr") == printed
+    kinds = [one.type for one in found]
+    assert (kinds.count("started"), kinds.count("succeeded"), kinds.count("retrying")) == (1, 1, 0)
+    [progress] = [one.event for one in found if isinstance(one.event, Progress)]
+    assert progress.metrics["pid"] == metrics["pid"]
+    assert result["attempt"] == 1
+
+
+def test_its_stream_has_no_gap_and_nothing_twice(start_cluster: Start, tmp_path: Path) -> None:
+    """However often, and whichever process of the slot it is."""
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    fence = cluster.record(job).fence
+    for _ in range(2):
+        os.kill(cluster.node.pool_child(), signal.SIGKILL)
+        cluster.wait_adopted(job)
+        talker.wait_heard(job, 5)
+    worker = cluster.node.worker()
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    cluster.wait_adopted(job)
+    talker.wait_heard(job, 5)
+    check_whole(cluster, job, talker.finish(job))
+    assert cluster.record(job).fence == fence
+    cluster.wait_clean()
+
+
+def test_a_job_that_ended_while_nobody_looked(start_cluster: Start, tmp_path: Path) -> None:
+    """Its last words and its exit are kept for whoever comes."""
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    assert cluster.node.process is not None
+    os.kill(cluster.node.process.pid, signal.SIGSTOP)  # it would start a worker at once
+    worker = cluster.node.worker()
+    assert worker is not None
+    child = cluster.node.pool_child()
+    os.kill(worker, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    talker.go.touch()
+    over = talker.go.with_name("go.over")
+    wait_until(over.exists, timeout=20, what="the job's own end")
+    wait_until(lambda: not cluster.node.job_pids(), timeout=20, what="its process to be gone")
+    os.kill(cluster.node.process.pid, signal.SIGCONT)
+    check_whole(cluster, job, talker.finish(job))
+    cluster.wait_clean()
+
+
+def test_a_supervisor_that_only_stood_still_is_refused(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """It wakes up when its attempt is another's: it can neither write nor clear up."""
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    worker, child = cluster.node.worker(), cluster.node.pool_child()
+    assert worker is not None
+    os.kill(child, signal.SIGSTOP)
+    before = cluster.owner(job)
+    # the record goes to another owner, as by a successor that this node knows nothing of
+    client = cluster.app.records.client
+    client.hset(cluster.settings.keys.job(job.id), "owner", "somebody-else")
+    os.kill(child, signal.SIGCONT)
+    wait_until(
+        lambda: f"job.fenced job={job.id}" in logs(cluster), timeout=20, what="it to be refused"
+    )
+    assert before != cluster.owner(job) == "somebody-else"
+    assert cluster.record(job).state is JobState.RUNNING
+    cluster.wait_clean()
+
+
+def logs(cluster: Cluster) -> str:
+    return "".join(path.read_text() for path in cluster.node.paths.logs.glob("*.log"))
+
+
+def test_chain_and_chord_go_on_after_it(start_cluster: Start, tmp_path: Path) -> None:
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+
+    def signature(job_id: str, config: dict[str, object]) -> object:
+        given = {"job_id": job_id, **config}
+        return cluster.app.signature(
+            TRAIN, args=[given], task_id=job_id, immutable=True, app=cluster.app
+        )
+
+    true = {"command": ["true"]}
+    first = signature("first", talker.config())
+    result = chain(
+        first, chord([signature("h1", true), signature("h2", true)], signature("body", true))
+    )
+    last = result.apply_async()
+    job = AsyncResult("first", app=cluster.app)
+    cluster.submitted += [job, last]
+    wait_until(lambda: talker.heard(job) > 3, timeout=30, what="the first of the chain")
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    cluster.wait_adopted(job)
+    talker.go.touch()
+    assert last.get(timeout=60)["job_id"] == "body"
+    assert cluster.record(job).attempt == 1
+    cluster.wait_clean()
+
+
+def test_another_job_waits_for_the_slot(start_cluster: Start, tmp_path: Path) -> None:
+    """A slot whose attempt is to be adopted takes no other job, and loses none."""
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    others = [cluster.submit({"command": ["true"]}) for _ in range(3)]
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    cluster.wait_adopted(job)
+    assert {cluster.record(one).state for one in others} == {JobState.QUEUED}
+    check_whole(cluster, job, talker.finish(job))
+    for one in others:
+        assert one.get(timeout=60)["attempt"] == 1
+    cluster.wait_clean()
+
+
+def test_redis_is_away_when_the_supervisor_dies(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """What was printed and not yet published is kept by the keeper."""
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    server.kill()
+    [pid] = cluster.node.job_pids()
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    server.start()
+    cluster.wait_adopted(job)
+    talker.wait_heard(job, 5)
+    assert cluster.node.job_pids() == [pid]
+    check_whole(cluster, job, talker.finish(job))
+    cluster.wait_clean()
+
+
+def test_a_cancel_that_came_meanwhile(start_cluster: Start, tmp_path: Path) -> None:
+    from tasks.control import cancel
+
+    cluster = start_cluster()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    cancel(job.id, "enough", app=cluster.app)
+    assert cluster.wait_state(job).state is JobState.CANCELLED
+    cluster.wait_clean()
