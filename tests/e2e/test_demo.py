@@ -66,6 +66,30 @@ def test_it_trains_a_model_and_leaves_nothing_else(cli: Cli, tmp_path: Path) -> 
     nothing_left(cli)
 
 
+@pytest.mark.timeout(300)
+def test_with_an_engine_and_the_image_it_trains_in_the_sandbox(cli: Cli, tmp_path: Path) -> None:
+    from tests.support import engine
+
+    image = engine.executor()
+    cli.env["DOCKER_HOST"] = f"unix://{engine.shared()}"
+    done = cli.fresh("demo", "--epochs", "2")
+    assert done.code == 0, done
+    assert f"the job\n  runs in a container of {image}" in done.out
+    assert "allow_untrusted_native" not in done.out
+    told = dict(re.findall(r"^(\w+) {2,}(.*)$", done.out, re.MULTILINE))
+    assert told["mode"] == "docker"
+    assert (tmp_path / "demo-output" / Path(told["model"]).name).stat().st_size > 0
+    nothing_left(cli)
+
+
+def test_why_there_is_no_sandbox_is_said(cli: Cli, tmp_path: Path) -> None:
+    cli.env["DOCKER_HOST"] = f"unix://{tmp_path / 'none.sock'}"
+    done = cli.fresh("demo", "--epochs", "1")
+    assert done.code == 0, done
+    assert "native, since there is no sandbox:\n  docker at" in done.out
+    nothing_left(cli)
+
+
 def test_json_ends_with_the_outcome(cli: Cli, tmp_path: Path) -> None:
     done = cli.fresh("demo", "--json", "--epochs", "2", "--output", "kept")
     assert done.code == 0, done

@@ -1,0 +1,240 @@
+"""Whatever dies around a container: the job ends, never runs twice at once, and none is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from celery.result import AsyncResult
+
+from tasks import events
+from tasks.control import cancel
+from tasks.errors import JobRejected
+from tasks.state import JobState
+from tests.support import engine
+from tests.support.contained import Contained
+from tests.support.dockerd import Dockerd
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+Start = Callable[..., Contained]
+
+# Each attempt writes down that it began, in the directory that its successors see, and finds out
+# whether another is at work there.
+SCRIPT = """
+import fcntl, os, pathlib, time
+place = pathlib.Path("/job/checkpoints")
+alone = open(place / "lock", "w")
+with open(place / "trace", "a") as trace:
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        trace.write("TWICE ")
+    trace.write("began ")
+print("at work", flush=True)
+while not (place / "go").exists():
+    time.sleep(0.02)
+with open(place / "trace", "a") as trace:
+    trace.write("ended ")
+(pathlib.Path("/job/output") / "trace").write_text((place / "trace").read_text())
+"""
+
+
+class Traced:
+    """A job in a container that writes down each of its runs."""
+
+    def __init__(self, node: Contained, **config: object) -> None:
+        self._node = node
+        self.job: AsyncResult = node.cluster.command(SCRIPT, **config)
+        self.place = node.node.paths.job(self.job.id) / "checkpoints"
+        self.wait_began(1)
+
+    @property
+    def runs(self) -> str:
+        trace = self.place / "trace"
+        return trace.read_text() if trace.exists() else ""
+
+    def wait_began(self, times: int) -> None:
+        wait_until(
+            lambda: self.runs.count("began") >= times, timeout=60, what=f"attempt {times} began"
+        )
+        self._node.cluster.wait_state(self.job, JobState.RUNNING)
+
+    @property
+    def attempt(self) -> Path:
+        """The state directory of the attempt that runs."""
+        (found,) = self._node.node.paths.attempts.iterdir()
+        return found
+
+    def go(self) -> str:
+        """Let it end; what its attempts wrote down."""
+        (self.place / "go").touch()
+        result = self.job.get(timeout=60)
+        return (Path(result["artifacts_dir"]) / "trace").read_text()
+
+
+def test_the_slot_worker_is_killed(start_contained: Start) -> None:
+    node = start_contained()
+    traced = Traced(node)
+    before = node.container(traced.job)["Id"]
+    worker = node.node.worker()
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: node.node.worker() not in (None, worker), timeout=60, what="another worker")
+    node.cluster.wait_state(traced.job, JobState.RUNNING, timeout=60)
+    # it is another's by now, or it was ended and runs again: in either case one, and looked after
+    running = [one["Id"] for one in node.containers() if one["State"] == "running"]
+    assert len(running) <= 1
+    assert running == [before] or before not in running
+    assert "TWICE" not in traced.go()
+    node.wait_clean()
+
+
+def test_the_keeper_is_killed(start_contained: Start) -> None:
+    node = start_contained()
+    traced = Traced(node)
+    before = node.container(traced.job)["Id"]
+    os.kill(node.node.keeper(traced.attempt), signal.SIGKILL)
+    traced.wait_began(2)
+    assert before not in [one["Id"] for one in node.containers()]
+    assert traced.go() == "began began ended "
+    node.wait_clean()
+
+
+def test_the_whole_node_is_killed_and_comes_back(start_contained: Start) -> None:
+    node = start_contained()
+    traced = Traced(node)
+    before = node.container(traced.job)["Id"]
+    node.node.kill_everything()
+    os.kill(node.node.keeper(traced.attempt), signal.SIGKILL)
+    node.node.start()
+    traced.wait_began(2)
+    assert before not in [one["Id"] for one in node.containers()]
+    assert traced.go() == "began began ended "
+    node.wait_clean()
+
+
+def test_a_stop_of_the_node_hands_the_job_back(start_contained: Start) -> None:
+    node = start_contained()
+    traced = Traced(node)
+    process = node.node.process
+    assert process is not None
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "node stopping: " in node.node.said, what="it drains")
+    process.send_signal(signal.SIGTERM)  # the second one says: now
+    process.wait(60)
+    assert node.cluster.record(traced.job).state is JobState.QUEUED
+    assert node.containers() == []
+    node.node.start()
+    traced.wait_began(2)
+    assert traced.go() == "began began ended "
+    node.wait_clean()
+
+
+def test_the_engine_is_killed_and_comes_back(start_contained: Start) -> None:
+    with Dockerd(options=["--live-restore"], own_containerd=True) as own:
+        engine.import_base(own.socket)
+        node = start_contained(socket=own.socket, lease_ttl=20.0)
+        traced = Traced(node, image=engine.BASE)
+        before = node.container(traced.job)["Id"]
+        own.kill()
+        own.start()
+        assert [one["Id"] for one in node.containers()] == [before]
+        assert traced.go() == "began ended "
+        node.wait_clean()
+
+
+def test_the_engine_is_stopped_and_takes_its_containers_along(start_contained: Start) -> None:
+    with Dockerd() as own:
+        engine.import_base(own.socket)
+        node = start_contained(socket=own.socket, lease_ttl=20.0)
+        traced = Traced(node, image=engine.BASE)
+        own.stop()
+        own.start()
+        traced.wait_began(2)
+        assert traced.go() == "began began ended "
+        retried = [one.event for one in node.cluster.events(traced.job) if one.type == "retrying"]
+        assert [one.reason for one in retried if isinstance(one, events.Retrying)] == [
+            "engine_error"
+        ]
+        node.wait_clean()
+
+
+def test_without_an_engine_a_node_reads_no_queue_and_a_forced_job_comes_to_nothing(
+    start_contained: Start, tmp_path: Path
+) -> None:
+    node = start_contained(socket=tmp_path / "none.sock")
+    job = node.cluster.command("print(1)")
+    assert node.cluster.record(job).state is JobState.QUEUED
+    forced = node.cluster.app.records
+    _deliver(node, job)
+    wait_until(lambda: forced.get(job.id).reason == "sandbox_unavailable", what="it is handed back")
+    assert forced.get(job.id).state is JobState.QUEUED
+    assert "there is no such socket" in forced.get(job.id).message
+    forced.client.hdel(forced.keys.job(job.id), "avoid:node-a")  # as 30 s later
+    _deliver(node, job)
+    with pytest.raises(JobRejected, match="sandbox_unavailable"):
+        job.get(timeout=30)
+
+
+def test_without_an_engine_the_operator_may_let_jobs_run_natively(
+    start_contained: Start, tmp_path: Path
+) -> None:
+    node = start_contained(
+        socket=tmp_path / "none.sock", extra={"execution": {"allow_untrusted_native": True}}
+    )
+    job = node.cluster.command("print(1)")
+    result = job.get(timeout=60)
+    assert result["mode"] == "native"
+    assert "there is no such socket" in result["warning"]
+    admitted = [one.event for one in node.cluster.events(job) if one.type == "admitted"]
+    assert isinstance(admitted[0], events.Admitted)
+    assert admitted[0].sandbox_level == 0
+    assert admitted[0].warning == result["warning"]
+
+
+def test_what_is_loosened_is_in_the_record_and_the_level_is_gone(start_contained: Start) -> None:
+    node = start_contained(extra={"docker": {"security": {"tmp_noexec": False}}})
+    job = node.cluster.command(
+        "import os, subprocess\n"
+        "open('/tmp/x', 'w').write('#!/bin/sh\\necho ran')\n"
+        "os.chmod('/tmp/x', 0o700)\n"
+        "subprocess.run(['/tmp/x'], check=True)"
+    )
+    assert job.get(timeout=60)["mode"] == "docker"
+    assert node.cluster.logged(job) == ["ran"]
+    admitted = next(one.event for one in node.cluster.events(job) if one.type == "admitted")
+    assert isinstance(admitted, events.Admitted)
+    assert admitted.sandbox_level == 0
+    assert node.cluster.record(job).sandbox["loosened"] == ["tmp_noexec"]
+
+
+def test_a_cancelled_job_leaves_no_container(start_contained: Start) -> None:
+    node = start_contained()
+    traced = Traced(node)
+    cancel(traced.job.id, "enough", app=node.cluster.app)
+    assert node.cluster.wait_state(traced.job).state is JobState.CANCELLED
+    node.wait_clean()
+
+
+def test_a_default_of_0_is_the_cap(start_contained: Start) -> None:
+    caps = {"max_limits": {"memory_mb": 256, "pids": 70}}
+    zeros = {"default_limits": {"memory_mb": 0, "pids": 0}}
+    node = start_contained(extra={"docker": {**caps, **zeros}})
+    traced = Traced(node)
+    host = node.container(traced.job)["HostConfig"]
+    assert (host["Memory"], host["PidsLimit"]) == (256 << 20, 70)
+    traced.go()
+    node.wait_clean()
+
+
+def _deliver(node: Contained, job: AsyncResult) -> None:
+    """Put the job's message where the node reads whatever it offers: its own queue."""
+    records = node.cluster.app.records
+    raw = records.client.hget(records.keys.job(job.id), "message")
+    assert isinstance(raw, str)
+    records.client.lpush(records.keys.message_list("to.node-a", 0), raw)
