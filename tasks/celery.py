@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 
 from tasks import keys
+from tasks.fitness import TASKS_OPTION
 from tasks.publishing import TRAIN, JobAMQP, JobCelery, route_task
 from tasks.remote import JobControl
 from tasks.settings import Settings
@@ -45,6 +46,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "priority_steps": list(keys.PRIORITY_STEPS),
         "sep": keys.PRIORITY_SEPARATOR,
         "queue_order_strategy": "sorted",
+        # all else is put aside: Celery would store a failure for whatever id it names
+        TASKS_OPTION: (TRAIN,),
     }
     if not settings.on_socket:
         transport["socket_keepalive"] = True

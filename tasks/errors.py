@@ -4,6 +4,9 @@ CyxWizError
 ├── InvalidJob          the job's configuration is wrong; names each field (also a ValueError)
 ├── JobConflict         the same job_id was submitted with another configuration
 ├── UnknownJob          no record of that job (never submitted, or its keys have expired)
+├── KeyUnusable         a key cannot be used: no such file, not a key, others may read it
+├── BadSignature        a job's signature is not its own, has expired, or was used before
+│   └── UnknownKey      … is by a key that is not known here
 ├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
 ├── LeaseLost           this attempt no longer owns the job: whatever it writes is refused
 ├── JobFailed           what `AsyncResult.get()` raises for a job that failed
@@ -33,6 +36,18 @@ class JobConflict(CyxWizError):
 
 class UnknownJob(CyxWizError, LookupError):
     """No record of that job: never submitted to this Redis and prefix, or expired."""
+
+
+class KeyUnusable(CyxWizError):
+    """A key cannot be used. The message names the file, and never what is in it."""
+
+
+class BadSignature(CyxWizError):
+    """A job's signature is not its own, not good now, or was used before."""
+
+
+class UnknownKey(BadSignature):
+    """A job's signature is by a key that is not known here; elsewhere it may be."""
 
 
 class RedisUnavailable(CyxWizError, ConnectionError):

@@ -16,6 +16,11 @@ TERMINAL_TTL_S: Final = 30 * 24 * 3600
 NODE_TTL_S: Final = 30
 """How long a node's record stays without a heartbeat."""
 
+PUT_ASIDE: Final = "put_aside"
+PUT_ASIDE_MOST: Final = 1_000
+"""How many messages that could not be read are kept."""
+PUT_ASIDE_TTL_S: Final = 30 * 24 * 3600
+
 PRIORITY_STEPS: Final = (0, 3, 6, 9)
 """kombu's priority steps; 0 is served first."""
 
@@ -91,6 +96,10 @@ class Keys:
         """Sorted set: a user's job ids, by the ms of submission."""
         return f"{self.prefix}user:{user_id}"
 
+    def nonce(self, nonce: str) -> str:
+        """String: which submission has used a signature's nonce; lives as long as that."""
+        return f"{self.prefix}nonce:{nonce}"
+
     def node(self, node: str) -> str:
         """Hash: what a node offers; lives by heartbeat."""
         return f"{self.prefix}node:{node}"
@@ -99,6 +108,11 @@ class Keys:
     def nodes(self) -> str:
         """Sorted set: node names by their last heartbeat, ms of Redis's clock."""
         return f"{self.prefix}nodes"
+
+    @property
+    def put_aside(self) -> str:
+        """List: messages that no worker may be given, newest first, each with its reason."""
+        return f"{self.prefix}{PUT_ASIDE}"
 
     @property
     def reaper(self) -> str:

@@ -49,6 +49,8 @@ def with_expiry(job: JobConfig, expires: Any) -> JobConfig:
             f"expires: the configuration says {job.expires!r} and the option {expires!r}; "
             "leave one of them out"
         )
+    if job.signature is not None:
+        raise InvalidJob("expires: the job is signed; say it in the configuration, then sign")
     if isinstance(expires, datetime):
         expires = (expires if expires.tzinfo else expires.replace(tzinfo=UTC)).isoformat()
     return JobConfig.parse({**job.to_wire(), "expires": expires})

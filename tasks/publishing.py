@@ -22,6 +22,7 @@ from kombu.serialization import dumps
 from tasks import options
 from tasks.errors import InvalidJob
 from tasks.job import JobConfig
+from tasks.messages import MOST_BYTES, VERSION, VERSION_HEADER
 from tasks.needs import needs_of
 from tasks.record import Records
 from tasks.routing import route
@@ -84,7 +85,7 @@ class reachable:  # noqa: N801 - a context manager, read as a word
 class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
     """Records a job before its message is published."""
 
-    Connection = JobConnection
+    Connection = BrokerConnection = JobConnection
 
     def _create_task_sender(self) -> Any:
         send = super()._create_task_sender()
@@ -107,11 +108,18 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
         options.check_headers(headers)
         options.check({"exchange": said.get("exchange") or None})
         job = options.with_expiry(job_of(args, kwargs, headers["id"]), headers.get("expires"))
+        headers[VERSION_HEADER] = VERSION
         headers["expires"] = None  # the record's to keep: Celery would only drop the message
         way = route(job)
         queue = options.queue_name(said.get("queue"), way.queue)
         said["priority"] = options.priority_step(said.get("priority"), way.priority_step)
         body: tuple[Any, ...] = ((job.to_wire(),), {}, embed)
+        text = kombu_message(headers, properties, body, queue, said["priority"])
+        if len(text) > MOST_BYTES:
+            raise InvalidJob(
+                f"the message has {len(text)} bytes, with all that shall follow the job; nodes "
+                f"take at most {MOST_BYTES}: make the chain or group shorter"
+            )
         app: JobCelery = self.app
         with reachable(app.hub):
             app.records.submit(
@@ -122,7 +130,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
                 user_id=job.user_id,
                 max_attempts=job.max_attempts,
                 expires_ms=_expires_ms(job),
-                message=kombu_message(headers, properties, body, queue, said["priority"]),
+                message=text,
                 needs=needs_of(queue),
             )
         return type(message)(headers, properties, body, sent_event)
@@ -149,12 +157,28 @@ def job_of(args: Any, kwargs: Any, task_id: str | None) -> JobConfig:
     job = JobConfig.parse(given[0])
     if task_id is None or job.job_id == task_id:
         return job
+    if job.job_id is None and job.signature is not None:
+        raise InvalidJob("job_id: is missing; a signature is over the job's id, so sign it again")
     if job.job_id is not None:
         raise InvalidJob(
             f"job_id: {job.job_id!r} and the task's id {task_id!r} differ; a job has one id, "
             "so leave one of them out"
         )
     return job.with_job_id(task_id)
+
+
+def signed(args: Any, kwargs: Any, task_id: str | None, key: Any) -> tuple[Any, Any]:
+    """``args`` and ``kwargs`` of `train`, in which ``key`` (there or in ``kwargs``) has signed.
+
+    Raises InvalidJob, KeyUnusable. The key itself goes no further.
+    """
+    given = {name: value for name, value in (kwargs or {}).items() if name != "key"}
+    key = (kwargs or {}).get("key") if key is None else key
+    if key is None:
+        return args, given
+    from tasks.trust import sign
+
+    return (sign(job_of(args, given, task_id), key).to_wire(),), {}
 
 
 def kombu_message(

@@ -188,6 +188,14 @@ class Records:
         """
         return bool(self._scripts.call("return", job_id, delivery_tag, int(if_queued)))
 
+    def spend(self, lease: Lease, nonce: str, ttl_ms: int) -> str:
+        """Use a signature's nonce for this submission of the job, and remember it for ``ttl_ms``.
+
+        Returns '' if it was free, or this submission's already; else ``JOB@SUBMITTED`` of the one
+        that had it. Raises LeaseLost.
+        """
+        return str(_held(self._scripts.call("spend", *_of(lease), nonce, ttl_ms), lease))
+
     def publish(
         self,
         lease: Lease,

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-_HELD = ("renew", "publish", "finish", "requeue", "summon")
+_HELD = ("renew", "publish", "finish", "requeue", "summon", "spend")
 """Scripts that only the holder of a lease may run: `held.lua` stands before them."""
 
 

@@ -15,8 +15,9 @@ from tasks.celery import app
 from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
 from tasks.options import check, with_expiry
-from tasks.publishing import TRAIN, job_of
+from tasks.publishing import TRAIN, job_of, signed
 from tasks.results import told_with_result
+from tasks.trust import sign
 
 
 class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
@@ -31,9 +32,10 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     from_config = tuple(one for one in Task.from_config if one[0] != "priority")
 
     def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Any:
-        """A Celery signature of a job. Raises InvalidJob."""
+        """A Celery signature of a job. Raises InvalidJob, KeyUnusable."""
         kwargs = starkwargs.get("kwargs") or (starargs[0] if starargs else None)
-        job = job_of(args, kwargs, (starkwargs.get("options") or {}).get("task_id"))
+        task_id = (starkwargs.get("options") or {}).get("task_id")
+        job = job_of(*signed(args, kwargs, task_id, None), task_id)
         made = super().signature(
             (job.to_wire(),),
             {},
@@ -54,9 +56,16 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
         *rest: Any,
         **options: Any,
     ) -> Any:
-        """Submit a job. Raises InvalidJob, JobConflict, RedisUnavailable."""
+        """Submit a job. Raises InvalidJob, KeyUnusable, JobConflict, RedisUnavailable.
+
+        ``key`` (here or in ``kwargs``): a `tasks.trust.SigningKey` or the path of one, which signs.
+        """
         check(options)
+        key = options.pop("key", None) or (kwargs or {}).get("key")
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != "key"}
         job = with_expiry(job_of(args, kwargs, task_id), options.pop("expires", None))
+        if key is not None:
+            job = sign(job, key)
         return super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
 
     def apply(self, *_: Any, **__: Any) -> Any:
@@ -82,12 +91,13 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     bind=True, base=JobTask, name=TRAIN, typing=False, shared=False
 )
 def train(self: JobTask, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a job: ``train.delay(config)``, with a dict or a `JobConfig`.
+    """Run a job: ``train.delay(config)``, with a dict or a `JobConfig`; ``key=…`` signs it.
 
     Returns (by ``AsyncResult.get()``) the job's result: a dict with its metrics and artefacts.
 
     Raises:
         InvalidJob: at the producer, naming each field that is wrong.
+        KeyUnusable: the key that shall sign cannot be used.
         JobConflict: the ``job_id`` is another job's.
         RedisUnavailable: Redis refuses.
         JobFailed, JobRejected: from ``.get()``, with the reason.

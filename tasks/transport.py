@@ -1,4 +1,5 @@
-"""kombu's Redis transport with fewer round trips, in two ways that only a subclass can have.
+"""kombu's Redis transport: no unfit message (`tasks.fitness`), and fewer round trips, in two ways
+that only a subclass can have.
 
 - kombu makes a new client object for each thing that it does, which costs as much as the command.
   Here a channel has one.
@@ -18,8 +19,10 @@ from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
+from tasks.fitness import FitChannel, FitQoS
 
-class JobQoS(kombu_redis.QoS):
+
+class JobQoS(FitQoS, kombu_redis.QoS):
     """Messages that were delivered and are not acknowledged yet."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,7 +53,7 @@ class JobQoS(kombu_redis.QoS):
                 pipe.execute()
 
 
-class JobChannel(kombu_redis.Channel):
+class JobChannel(FitChannel, kombu_redis.Channel):
     """See the module's docstring."""
 
     QoS = JobQoS
@@ -61,7 +64,7 @@ class JobChannel(kombu_redis.Channel):
         """A client on the channel's pool, which it shares with all others."""
         if client is None:
             if self._one is None or self._one.connection_pool is not self.pool:
-                self._one = self._create_client()  # type: ignore[no-untyped-call]  # kombu
+                self._one = self._create_client()
             client = self._one
         yield client
 
@@ -85,10 +88,24 @@ class JobTransport(kombu_redis.Transport):
     Channel = JobChannel
 
 
+class _SentinelQoS(FitQoS, kombu_redis.QoS):
+    pass
+
+
+class _SentinelChannel(FitChannel, kombu_redis.SentinelChannel):
+    QoS = _SentinelQoS
+
+
+class _SentinelTransport(kombu_redis.SentinelTransport):
+    Channel = _SentinelChannel
+
+
 class JobConnection(Connection):
     """kombu's, with this module's transport where the URL asks for Redis."""
 
     def get_transport_cls(self) -> Any:
         """The class of the transport."""
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]  # kombu
+        if found is kombu_redis.SentinelTransport:
+            return _SentinelTransport
         return JobTransport if found is kombu_redis.Transport else found

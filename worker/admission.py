@@ -16,6 +16,8 @@ from worker.engines import EngineState, SandboxLevel
 from worker.limits import HostSize, OverCap, effective_limits
 from worker.plan import Limits
 from worker.sandbox.policy import Confinement, Placement, placement
+from worker.trust.entitlement import lacking
+from worker.trust.keyring import UNSIGNED, Standing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,38 +66,45 @@ def admit(
     config: NodeConfig,
     host: HostSize,
     engine: EngineState,
+    standing: Standing = UNSIGNED,
     *,
     last_reason: str = "",
     engine_expected: bool = False,
 ) -> Admitted | HandBack | Refused:
     """The decision for a job on a CPU slot of this node.
 
-    ``last_reason``: why the attempt before this one ended, or was handed back. ``engine_expected``:
-    the slot offered containers when it began to read its queues, so an engine that is away now
-    will be back.
+    ``standing``: whose job it is. ``last_reason``: why the attempt before this one ended, or was
+    handed back. ``engine_expected``: the slot offered containers when it began to read its queues,
+    so an engine that is away now will be back.
     """
-    # No signature can be verified yet, so nothing is trusted, whatever it says of itself.
-    where = placement(confinement(config, engine), job.sandbox, trusted=False)
+    lacks = lacking(job, standing)
+    if lacks is not None:
+        if lacks.elsewhere:
+            return _not_here(lacks.message, last_reason)
+        return Refused(reason=FailureReason.UNTRUSTED, message=lacks.message)
+    where = placement(confinement(config, engine), job.sandbox, trusted=standing.native)
     if where is Placement.NOWHERE:
-        return _nowhere(job, config, engine, last_reason, engine_expected)
-    unable = _unable(job, where)
+        return _nowhere(job, config, engine, standing, last_reason, engine_expected)
+    unable = _unable(job, where, last_reason)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
     if isinstance(limits, OverCap):
         return HandBack(reason=FailureReason.OUT_OF_MEMORY, message=limits.reason)
+    if standing.key is not None:
+        limits = standing.key.scope.capped(limits)
     if where is Placement.CONTAINER:
         return Admitted(
             mode=engine.name,
             level=engine.level,
-            why=f"{engine.name} {engine.version} is usable, and unsigned jobs run in a container",
+            why=f"{engine.name} {engine.version} is usable; {_why_contained(standing)}",
             limits=limits,
         )
     wanted = config.execution.mode is ExecutionMode.NATIVE
     return Admitted(
         mode="native",
         level=SandboxLevel.NONE,
-        why=_why_native(engine),
+        why=_why_native(engine, standing),
         warning="" if wanted else f"no sandbox: no container engine is usable: {engine.reason}",
         limits=limits,
     )
@@ -105,6 +114,7 @@ def _nowhere(
     job: JobConfig,
     config: NodeConfig,
     engine: EngineState,
+    standing: Standing,
     last_reason: str,
     engine_expected: bool,
 ) -> HandBack | Refused:
@@ -116,9 +126,10 @@ def _nowhere(
     message = (
         f"sandbox: {job.sandbox} is asked for, and this node has no container engine to give it "
         f"({engine.reason}); it runs untrusted jobs natively only with "
-        "execution.allow_untrusted_native: true"
+        f"execution.allow_untrusted_native: true ({_whose(standing)})"
     )
-    if config.execution.mode is ExecutionMode.NATIVE:
+    elsewhere = standing.signed and standing.key is None  # another node may trust it
+    if config.execution.mode is ExecutionMode.NATIVE and not elsewhere:
         return Refused(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
     if engine_expected:
         return HandBack(
@@ -130,7 +141,13 @@ def _nowhere(
     return HandBack(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
 
 
-def _unable(job: JobConfig, where: Placement) -> HandBack | Refused | None:
+def _not_here(message: str, last_reason: str) -> HandBack | Refused:
+    """Another node may trust the job, or have what it asks for; one that comes again found none."""
+    turn = Refused if last_reason == FailureReason.UNTRUSTED else HandBack
+    return turn(reason=FailureReason.UNTRUSTED, message=message)
+
+
+def _unable(job: JobConfig, where: Placement, last_reason: str) -> HandBack | Refused | None:
     """What a CPU slot of this node cannot give, and must not pretend to."""
     if job.required_device not in (Device.CPU, Device.ANY):
         return HandBack(
@@ -143,20 +160,33 @@ def _unable(job: JobConfig, where: Placement) -> HandBack | Refused | None:
             message=f"image: {job.image} is asked for, and this node runs jobs natively",
         )
     if job.secrets:
-        return Refused(
-            reason=FailureReason.UNTRUSTED,
-            message="secrets: only a job that a key of the node has signed gets any",
-        )
+        message = f"secrets: this node has none of the name {job.secrets[0]}"
+        return _not_here(message, last_reason)
     if job.network is not Network.NONE and where is Placement.CONTAINER:
-        return Refused(
-            reason=FailureReason.UNTRUSTED,
-            message=f"network: {job.network} is asked for, and only a job that a key of the node "
-            "has signed for it gets any network",
-        )
+        message = f"network: {job.network} is asked for, and this node has none for jobs"
+        return _not_here(message, last_reason)
     return None
 
 
-def _why_native(engine: EngineState) -> str:
+def _whose(standing: Standing) -> str:
+    """Why it may not run natively, for people."""
+    scope = "" if standing.key is None else ", and native is not in the key's scope"
+    return f"{standing.why}{scope}"
+
+
+def _why_contained(standing: Standing) -> str:
+    if standing.key is None:
+        return "unsigned jobs run in a container"
+    native = "; it may run natively if it says sandbox: none" if standing.native else ""
+    return f"{standing.why}{native}"
+
+
+def _why_native(engine: EngineState, standing: Standing) -> str:
+    if standing.native:
+        return (
+            f"{standing.why}, whose scope has native runs; memory, processes and output are "
+            "capped, the network is not confined"
+        )
     return (
         f"{engine.reason or 'no container engine is in use'}, and "
         "execution.allow_untrusted_native lets unsigned jobs run without a sandbox; memory, "

@@ -18,6 +18,7 @@ from worker.limits import HostSize
 from worker.node.paths import NodePaths
 from worker.orders import Orders
 from worker.runtimes.base import Runtime
+from worker.trust.keyring import Keyring
 
 NATIVE: Final = "native"
 """The mode of attempts that run without an engine."""
@@ -47,17 +48,23 @@ class NodeParts:
     pool: DevicePool
     native: Runtime
     engines: Engines
+    keyring: Keyring
     orders: Orders
     crew: Crew
     place: Place
 
-    def launcher(self, mode: str) -> Launcher:
-        """How attempts of ``mode`` are started. Raises ConfigError: the node has no such mode."""
+    def launcher(self, mode: str, also_images: tuple[str, ...] = ()) -> Launcher:
+        """How attempts of ``mode`` are started. ``also_images``: patterns beside images.allow.
+
+        Raises ConfigError: the node has no such mode.
+        """
         if mode == NATIVE:
             return NativeLauncher(self.native, self.config, self.paths)
         from worker.launchers.container import ContainerLauncher  # no cost to a native node
 
-        return ContainerLauncher(self.engines.runtime(), self.paths, device=Device.CPU)
+        return ContainerLauncher(
+            self.engines.runtime(), self.paths, device=Device.CPU, also_images=also_images
+        )
 
     def recovering(self) -> list[Runtime]:
         """What finds the attempts of earlier supervisors."""

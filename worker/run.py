@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tasks import events
-from tasks.errors import InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
+from tasks.errors import BadSignature, InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
 from tasks.record import Claimed
@@ -33,6 +33,8 @@ from worker.stream.decoder import Decoder
 from worker.stream.publisher import Publisher
 from worker.stream.reading import Reading
 from worker.supplies import Supplies
+from worker.trust.keyring import Standing
+from worker.trust.vetting import vet
 from worker.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class Run:
         self._parts = parts
         self._delivery = delivery
         self._claim = claim
+        self._sure = until_redis_answers
         self._ending = Ending(parts.records, claim, parts.place.node, until_redis_answers)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._heir = heir
@@ -189,11 +192,13 @@ class Run:
     def _plan(self, job: JobConfig) -> LaunchPlan:
         """Admission, image, data, grant."""
         parts = self._parts
+        standing = self._standing(job)
         decision = admit(
             job,
             parts.config,
             parts.place.host,
             parts.engines.state(),
+            standing,
             last_reason=self._claim.last_reason,
             engine_expected=parts.place.offers_containers,
         )
@@ -214,7 +219,7 @@ class Run:
             ),
             more_soon=native and job.dataset_uri is None and job.code_uri is None,
         )
-        launcher = self._launcher = parts.launcher(decision.mode)
+        launcher = self._launcher = parts.launcher(decision.mode, standing.images)
         self._picked = launcher.prepare(job, self._claim.image, self._pulling)
         self._check()
         provided = self._supplies.get(job)
@@ -232,6 +237,17 @@ class Run:
             code=provided.code,
         )
         return launcher.plan(asked, self._picked)
+
+    def _standing(self, job: JobConfig) -> Standing:
+        """Whose job it is. Its signature's nonce is used for it here."""
+        parts, lease = self._parts, self._claim.lease
+        try:
+            standing: Standing = self._sure(
+                lambda: vet(job, lease, parts.keyring, parts.records, time.time())
+            )
+        except BadSignature as error:
+            raise TurnedAway.rejected(FailureReason.UNTRUSTED, str(error)) from None
+        return standing
 
     def _pulling(self, image: str, detail: str) -> None:
         """Pass on how a pull gets on; raises to end it."""

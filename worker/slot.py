@@ -34,6 +34,7 @@ from worker.sandbox.policy import sandbox_classes
 from worker.store.policy import Policy
 from worker.store.provide import Store
 from worker.supervisor import Supervisor
+from worker.trust.keyring import Keyring
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class SlotProcess:
         self._has_agent = has_agent
         self._paths = NodePaths(state_dir=config.node.state_dir)
         self._host = host_size()
+        self._keyring = Keyring(config.trust.keys)
         self._reaper: Reaper | None = None
         self._presence: Presence | None = None
         self._lock = -1
@@ -81,7 +83,8 @@ class SlotProcess:
     def queues(self) -> list[str]:
         """What the slot reads: its own queue, its node's, and each class that it satisfies.
 
-        From now on the slot is this process's. Raises NodeConflict: another worker serves it.
+        From now on the slot is this process's. Raises NodeConflict: another worker serves it;
+        ConfigError: a file of trust.keys is wrong.
         """
         self._paths.create()
         self._lock = take_slot(self._paths, self.name)
@@ -95,7 +98,7 @@ class SlotProcess:
                 self._config.execution.mode,
                 engine_usable=engine.usable,
                 allow_untrusted_native=self._config.execution.allow_untrusted_native,
-                has_trust_keys=False,  # no signature can be verified yet
+                has_trust_keys=bool(self._keyring.check()),
                 has_gvisor=False,
             ),
             pool=self._config.node.pool,
@@ -162,6 +165,7 @@ class SlotProcess:
             pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
             native=native,
             engines=self._engines,
+            keyring=self._keyring,
             orders=self._orders,
             crew=self._crew,
             place=Place(

@@ -10,10 +10,12 @@ from typing import Any
 from celery.signals import worker_ready
 
 from tasks.celery import make_app
+from tasks.fitness import TASKS_OPTION
 from tasks.settings import Settings
 
 app = make_app(Settings.from_env(), include=())
 app.conf.task_routes = ()
+app.conf.broker_transport_options = {**app.conf.broker_transport_options, TASKS_OPTION: ("nap",)}
 _SLOTS = Path(os.environ["CYXWIZ_STATE_DIR"]) / "slots"
 _SLOT = os.environ.get("CYXWIZ_SLOT", "")
 

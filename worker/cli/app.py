@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "cordon": "worker.cli.cordon:cordon",
     "drain": "worker.cli.cordon:drain",
     "uncordon": "worker.cli.cordon:uncordon",
+    "keys": "worker.cli.keys:keys",
     "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }

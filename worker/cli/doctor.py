@@ -55,7 +55,7 @@ def _checks(redis_url: str | None, config_path: Path | None) -> Iterator[Check]:
     yield host.check_python()
     if on_platform.verdict is Verdict.BLOCKS:
         return  # the others would only say the same in other words
-    from worker.cli.checks import engines, frameworks, gpus, hub, jobs, native
+    from worker.cli.checks import engines, frameworks, gpus, hub, jobs, native, trust
 
     config, read = host.read_config(config_path, os.environ)
     situation = Situation(
@@ -74,6 +74,7 @@ def _checks(redis_url: str | None, config_path: Path | None) -> Iterator[Check]:
     amd = gpus.check_amd()
     if amd is not None:
         yield amd
+    yield trust.check_trust(situation)
     yield jobs.check_jobs(situation)
 
 

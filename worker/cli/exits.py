@@ -38,7 +38,7 @@ class ExitCode(IntEnum):
     CANCELLED = 7
     """The followed job was cancelled."""
     REJECTED = 8
-    """The followed job was rejected."""
+    """The followed job was rejected; for `keys verify`: it would be."""
     PLATFORM = 9
     """This host cannot do it at all."""
     STATE = 10
@@ -74,6 +74,8 @@ class Terminated(KeyboardInterrupt):
 _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (errors.InvalidJob, ExitCode.INVALID),
     (errors.ConfigError, ExitCode.INVALID),
+    (errors.KeyUnusable, ExitCode.INVALID),
+    (errors.BadSignature, ExitCode.REJECTED),
     (errors.RedisUnavailable, ExitCode.REDIS),
     (errors.UnknownJob, ExitCode.UNKNOWN_JOB),
     (errors.JobConflict, ExitCode.CONFLICT),

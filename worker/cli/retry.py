@@ -10,6 +10,7 @@ import click
 
 from worker.cli.exits import WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
+from worker.cli.keys import key_option
 from worker.cli.text import say, say_json
 
 
@@ -19,6 +20,7 @@ from worker.cli.text import say, say_json
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a field, as for submit."
 )
 @click.option("--again", is_flag=True, help="Even if it succeeded.")
+@key_option
 @click.option("--follow", "-f", is_flag=True, help="Follow the new job to its end.")
 @hub_options
 @json_option
@@ -27,6 +29,7 @@ def retry(
     job_id: str,
     changes: tuple[str, ...],
     again: bool,
+    key_path: Path | None,
     follow: bool,
     redis_url: str | None,
     config_path: Path | None,
@@ -34,16 +37,18 @@ def retry(
 ) -> None:
     """Submit a job that has ended once more.
 
-    It becomes a new job, whose id is printed.
+    It becomes a new job, whose id is printed. One that was signed must be signed again, with
+    --key: a signature is over the job's id, too.
 
-    Ends with 10 if it has not ended, or has succeeded and --again is not said.
+    Ends with 10 if it has not ended, has succeeded and --again is not said, or was signed and
+    there is no --key.
     """
     from tasks.job import JobConfig
     from tasks.state import JobState
     from worker.cli.following import follow_to_the_end
     from worker.cli.job import read_record
     from worker.cli.jobsettings import apply
-    from worker.cli.submit import submit_jobs
+    from worker.cli.submit import signed, submit_jobs
     from worker.cli.views import view_for
 
     settings = reached(redis_url, config_path)
@@ -55,8 +60,11 @@ def retry(
         )
     if record.state is JobState.SUCCEEDED and not again:
         raise WrongState(f"job {job_id} has succeeded; --again runs it all the same")
-    job = JobConfig.parse(apply({**record.spec, "job_id": str(uuid.uuid4())}, changes))
-    new = submit_jobs([job], settings)
+    spec = {name: value for name, value in record.spec.items() if name != "signature"}
+    if "signature" in record.spec and key_path is None:
+        raise WrongState(f"job {job_id} was signed: say --key, so that the new one is signed too")
+    jobs = [JobConfig.parse(apply({**spec, "job_id": str(uuid.uuid4())}, changes))]
+    new = submit_jobs(signed(jobs, key_path) if key_path else jobs, settings)
     if as_json:
         say_json({"job_id": new[0], "retry_of": job_id})
     else:

@@ -11,6 +11,7 @@ import click
 
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
+from worker.cli.keys import key_option
 from worker.cli.text import note, say, say_json
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="This node shall run them, and no other; it waits for it, should it not be there.",
 )
+@key_option
 @click.option("--follow", "--watch", "-f", is_flag=True, help="Follow the jobs to their ends.")
 @hub_options
 @json_option
@@ -40,6 +42,7 @@ def submit(
     files: tuple[str, ...],
     changes: tuple[str, ...],
     node: str | None,
+    key_path: Path | None,
     follow: bool,
     redis_url: str | None,
     config_path: Path | None,
@@ -54,7 +57,9 @@ def submit(
 
     if files.count("-") > 1:
         raise click.UsageError("stdin (-) can be read only once")
-    jobs = [_parsed(name, changes) for name in files]
+    jobs = [parsed(name, changes) for name in files]
+    if key_path is not None:
+        jobs = signed(jobs, key_path)
     named = [job.job_id for job in jobs if job.job_id is not None]
     if len(set(named)) != len(named):
         raise click.UsageError("two of the jobs have the same job_id")
@@ -76,7 +81,7 @@ def submit(
     sys.exit(follow_to_the_end(job_ids, settings, view_for(job_ids, as_json=as_json)))
 
 
-def _parsed(name: str, changes: tuple[str, ...]) -> JobConfig:
+def parsed(name: str, changes: tuple[str, ...]) -> JobConfig:
     """The job in a file. Raises InvalidJob naming the file."""
     from tasks.errors import InvalidJob
     from tasks.job import JobConfig
@@ -87,6 +92,14 @@ def _parsed(name: str, changes: tuple[str, ...]) -> JobConfig:
         return JobConfig.parse(value)
     except InvalidJob as error:
         raise InvalidJob(f"{'stdin' if name == '-' else name}: {error}") from None
+
+
+def signed(jobs: list[JobConfig], key_path: Path) -> list[JobConfig]:
+    """The jobs, signed by the key in ``key_path``. Raises KeyUnusable."""
+    from tasks.trust import SigningKey, sign
+
+    key = SigningKey.load(key_path)
+    return [sign(job, key) for job in jobs]
 
 
 def submit_jobs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tasks.choices import Device
@@ -23,14 +24,22 @@ from worker.sandbox.selection import NoImage, known_images, select_image
 class ContainerLauncher:
     """See `worker.launchers.Launcher`."""
 
-    def __init__(self, runtime: EngineRuntime, paths: NodePaths, *, device: Device) -> None:
-        """``device``: what the slot is made of."""
+    def __init__(
+        self,
+        runtime: EngineRuntime,
+        paths: NodePaths,
+        *,
+        device: Device,
+        also_images: tuple[str, ...] = (),
+    ) -> None:
+        """``device``: what the slot is made of. ``also_images``: patterns beside images.allow."""
         self.runtime = runtime
         self._paths = paths
         self._device = device
+        self._also_images = also_images
 
     def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
-        images = self.runtime.images
+        images = self.runtime.images.allowing(self._also_images)
         known = [] if job.image is not None else known_images(images.tags(), images.own)
         choice = select_image(
             image=job.image, version=job.image_version, device=self._device, known=known
@@ -54,7 +63,7 @@ class ContainerLauncher:
         )
 
     def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
-        return container_plan(
+        plan = container_plan(
             job=asked.job,
             attempt=asked.attempt,
             number=asked.number,
@@ -66,6 +75,7 @@ class ContainerLauncher:
             data=asked.data,
             code=asked.code,
         )
+        return replace(plan, also_images=self._also_images)
 
     def report(self, handle: Handle) -> dict[str, Any]:
         seen = handle.report if isinstance(handle, EngineHandle) else None

@@ -54,6 +54,7 @@ from worker.node.slots import (
     kind_of,
 )
 from worker.node.stop_bell import StopBell
+from worker.trust.keyring import Keyring
 
 _TIDY_EVERY: Final = 30.0
 
@@ -138,12 +139,13 @@ class Agent:
 
         Raises:
             PlatformError: this host cannot be a node.
-            ConfigError: the state directory is not safe to use.
+            ConfigError: the state directory is not safe to use, or a file of trust.keys is wrong.
             NodeConflict: another agent has the state directory, or a live node the name.
             RedisUnavailable: Redis does not answer.
         """
         ensure_supported_platform()
         require_pidfd()
+        Keyring(self._config.trust.keys).check()
         self._paths.create()
         with contextlib.ExitStack() as stack:
             stack.enter_context(AgentLock.take(self._paths))

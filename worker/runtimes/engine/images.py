@@ -40,6 +40,13 @@ class ImageStore:
         self._puller = puller
         self._rules = rules
 
+    def allowing(self, also: tuple[str, ...]) -> ImageStore:
+        """The same, where ``also`` are allowed beside ``images.allow``."""
+        if not also:
+            return self
+        rules = replace(self._rules, allow=(*self._rules.allow, *also))
+        return ImageStore(self._manager, self._puller, rules)
+
     def reference(self, text: str) -> Reference:
         """What ``text`` means here.
 

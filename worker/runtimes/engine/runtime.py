@@ -104,7 +104,8 @@ class EngineRuntime:
     def start(self, plan: LaunchPlan, deadline: float) -> Handle:
         self._check(plan)
         try:
-            image = self.images.present(plan.image or "", plan.image_id)
+            images = self.images.allowing(plan.also_images)
+            image = images.present(plan.image or "", plan.image_id)
             link, asked, from_engine = self._begin(plan, image, deadline)
             return self._attested(link, plan, image, asked, from_engine)
         except (OSError, KeeperError, RuntimeUnavailable) as error:

@@ -1,0 +1,158 @@
+"""Whatever anybody puts into Redis, a slot goes on serving, and says what it was not given."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from typing import Any
+
+import pytest
+import redis
+
+from tasks.job import JobConfig
+from tasks.keys import Keys
+from tasks.publishing import TRAIN, kombu_message
+from tasks.routing import route
+from tasks.state import JobState
+from tests.support.cluster import Cluster
+from tests.support.live_node import LiveNode
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+JOB = {"command": ["true"], "job_id": "poison"}
+QUEUE = route(JobConfig.parse(JOB)).queue
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with RedisServer() as server:
+        node = LiveNode(directory=tmp_path_factory.mktemp("node"), redis_url=server.url)
+        cluster = Cluster.of(node.start())
+        client = server.client()
+        yield cluster, client
+        cluster.close()
+        client.close()
+        node.close()
+
+
+@pytest.fixture
+def cluster(shared: tuple[Cluster, redis.Redis]) -> Any:
+    """The module's cluster; whatever a test does, the same worker runs a job afterwards."""
+    cluster = shared[0]
+    worker, child = cluster.node.worker(), cluster.node.pool_child()
+    yield cluster
+    assert cluster.shell("true").get(timeout=30)["attempt"] == 1
+    assert (cluster.node.worker(), cluster.node.pool_child()) == (worker, child), cluster.node.said
+
+
+@pytest.fixture
+def client(shared: tuple[Cluster, redis.Redis]) -> redis.Redis:
+    return shared[1]
+
+
+@pytest.fixture
+def keys(cluster: Cluster) -> Keys:
+    return cluster.settings.keys
+
+
+def message(job_id: str = "poison", *, args: Any = None, **headers: Any) -> dict[str, Any]:
+    head = {"id": job_id, "task": TRAIN, **headers}
+    body = ([{**JOB, "job_id": job_id}] if args is None else args, {}, {})
+    found: dict[str, Any] = json.loads(kombu_message(head, {}, body, QUEUE, 6))
+    return found
+
+
+def pickled() -> str:
+    found = message()
+    found["content-type"] = "application/x-python-serialize"
+    found["body"] = base64.b64encode(pickle.dumps([[JOB], {}, {}])).decode()
+    return json.dumps(found)
+
+
+POISON: dict[str, Any] = {
+    "is no JSON": b"\x80\x05\x95not json",
+    "100000000 bytes": b"x" * 100_000_000,
+    "the message is nested too deep": DEEP,
+    "headers or properties": "{}",
+    "content-type 'application/x-python-serialize'": pickled(),
+    "task 'os.system'": json.dumps(message(task="os.system")),
+    "header retries is of the type str": json.dumps(message(retries="many")),
+    "header eta": json.dumps(message(eta="2030-01-01T00:00:00")),
+    "header timelimit": json.dumps(message(timelimit=[0.1, None])),
+    "version 7": json.dumps(message(cyxwiz_v=7)),
+    "id '../../etc' can be no job's": json.dumps(message("../../etc")),
+    "the body is nested too deep": json.dumps(
+        {**message(), "body": base64.b64encode(DEEP.encode()).decode()}
+    ),
+}
+
+
+def test_poisoned_messages_are_put_aside_with_their_reasons(
+    cluster: Cluster, client: redis.Redis, keys: Keys
+) -> None:
+    for raw in POISON.values():
+        client.lpush(keys.message_list(QUEUE, 6), raw)
+    wait_until(lambda: client.llen(keys.put_aside) == len(POISON), timeout=40, what="all of them")
+    found = [json.loads(text) for text in client.lrange(keys.put_aside, 0, -1)][::-1]
+    for entry, (reason, raw) in zip(found, POISON.items(), strict=True):
+        assert reason in entry["reason"]
+        assert (entry["queue"], entry["bytes"]) == (QUEUE, len(raw))
+        assert len(entry["head"]) <= 8_000
+    assert 0 < client.ttl(keys.put_aside) <= 30 * 24 * 3600
+    assert client.hlen(keys.unacked) == 0
+    log = cluster.node.paths.slot_log("cpu0").read_text()
+    assert log.count("message.put_aside") == len(POISON)
+    assert client.keys("*celery-task-meta-poison*") == [], "no result for whatever id one names"
+
+
+def test_what_kombu_cannot_restore_is_not_in_the_way_of_others(
+    cluster: Cluster, client: redis.Redis, keys: Keys
+) -> None:
+    client.hset(keys.unacked, mapping={"bad": "no json", "odd": "[1,2,3]", "deep": DEEP})
+    good = json.dumps([message("restored"), "", QUEUE])
+    client.hset(keys.unacked, "good", good)
+    client.zadd(keys.unacked_index, {"bad": 1, "odd": 2, "deep": 3, "good": 4})
+    wait_until(lambda: client.hlen(keys.unacked) == 0, timeout=40, what="them to be dealt with")
+    assert client.zcard(keys.unacked_index) == 0
+    record = wait_over(cluster, "restored")
+    assert record.state is JobState.SUCCEEDED
+
+
+def wait_over(cluster: Cluster, job_id: str) -> Any:
+    def over() -> bool:
+        try:
+            return cluster.app.records.get(job_id).state.terminal
+        except LookupError:
+            return False
+
+    wait_until(over, timeout=30, what=f"{job_id} to be over")
+    return cluster.app.records.get(job_id)
+
+
+CHANNELS = ["/0.celery.pidbox", "/0.celeryev/worker.heartbeat"]
+
+
+@pytest.mark.parametrize("text", ["{", DEEP, "[]", "{}", '{"body": 1}', json.dumps(message())])
+def test_broadcasts_that_cannot_be_read_are_left_out(
+    text: str, cluster: Cluster, client: redis.Redis, keys: Keys
+) -> None:
+    for channel in CHANNELS:
+        client.publish(f"{keys.prefix}{channel}", text)
+        client.publish(channel, text)
+
+
+def test_a_job_that_is_none_is_rejected_by_its_record(cluster: Cluster) -> None:
+    """The message is of the right shape, and the configuration in it is not."""
+    for number, args in enumerate([[5], ["x"], [{"command": 5}], [{"epochs": 10**30}], [[]]]):
+        job_id = f"no-job-{number}"
+        text = json.dumps(message(job_id, args=args))
+        cluster.app.records.client.lpush(cluster.settings.keys.message_list(QUEUE, 6), text)
+        wait_until(
+            lambda job_id=job_id: cluster.app.backend.get_state(job_id) == "FAILURE",
+            timeout=30,
+            what=f"{args} to be refused",
+        )
