@@ -116,8 +116,11 @@ def test_what_kombu_cannot_restore_is_not_in_the_way_of_others(
     good = json.dumps([message("restored"), "", QUEUE])
     client.hset(keys.unacked, "good", good)
     client.zadd(keys.unacked_index, {"bad": 1, "odd": 2, "deep": 3, "good": 4})
-    wait_until(lambda: client.hlen(keys.unacked) == 0, timeout=40, what="them to be dealt with")
-    assert client.zcard(keys.unacked_index) == 0
+    wait_until(
+        lambda: client.hlen(keys.unacked) == client.zcard(keys.unacked_index) == 0,
+        timeout=60,
+        what="them to be dealt with",
+    )
     record = wait_over(cluster, "restored")
     assert record.state is JobState.SUCCEEDED
 
