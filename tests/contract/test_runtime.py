@@ -51,7 +51,12 @@ def places(tmp_path: Path) -> Iterator[Places]:
     made.release()
 
 
-@pytest.fixture(params=sorted(HARNESSES))
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.podman if name == "podman" else ())
+        for name in sorted(HARNESSES)
+    ]
+)
 def harness(request: pytest.FixtureRequest, places: Places) -> Iterator[Harness]:
     """A runtime; afterwards nothing of it may be left."""
     made = HARNESSES[request.param](places)
@@ -63,6 +68,14 @@ def harness(request: pytest.FixtureRequest, places: Places) -> Iterator[Harness]
     places.release()
     assert places.left_behind() == []
     wait_until(lambda: not places.leases_held(), timeout=5, what="leases are free")
+
+
+@pytest.fixture
+def pausing(harness: Harness) -> Harness:
+    """A runtime that can pause; the others have a test of their own."""
+    if not harness.runtime.capabilities().pause:
+        pytest.skip("it cannot pause on this host, and says so")
+    return harness
 
 
 def up(heard: Heard) -> bool:
@@ -207,8 +220,8 @@ def test_signal_reaches_the_program(harness: Harness) -> None:
     handle.remove()
 
 
-def test_pause_and_resume(harness: Harness) -> None:
-    handle = harness.runtime.start(harness.plan(TICKS), soon())
+def test_pause_and_resume(pausing: Harness) -> None:
+    handle = pausing.runtime.start(pausing.plan(TICKS), soon())
     hear(handle, until=lambda heard: b"tick" in heard.out)
     handle.pause()
     wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused")
@@ -221,8 +234,8 @@ def test_pause_and_resume(harness: Harness) -> None:
     handle.remove()
 
 
-def test_a_passed_deadline_pauses_until_the_next_beat(harness: Harness) -> None:
-    handle = harness.runtime.start(harness.plan(WAITS), soon())
+def test_a_passed_deadline_pauses_until_the_next_beat(pausing: Harness) -> None:
+    handle = pausing.runtime.start(pausing.plan(WAITS), soon())
     hear(handle, until=up)
     handle.beat(soon(0.3))
     wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused by the deadline")
@@ -231,8 +244,8 @@ def test_a_passed_deadline_pauses_until_the_next_beat(harness: Harness) -> None:
     handle.remove()
 
 
-def test_a_beat_does_not_undo_a_users_pause(harness: Harness) -> None:
-    handle = harness.runtime.start(harness.plan(WAITS), soon())
+def test_a_beat_does_not_undo_a_users_pause(pausing: Harness) -> None:
+    handle = pausing.runtime.start(pausing.plan(WAITS), soon())
     hear(handle, until=up)
     handle.pause()
     wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused")
@@ -245,8 +258,8 @@ def test_a_beat_does_not_undo_a_users_pause(harness: Harness) -> None:
     handle.remove()
 
 
-def test_a_stop_past_the_deadline_gives_no_grace(harness: Harness) -> None:
-    handle = harness.runtime.start(harness.plan(IGNORES_TERM), soon())
+def test_a_stop_past_the_deadline_gives_no_grace(pausing: Harness) -> None:
+    handle = pausing.runtime.start(pausing.plan(IGNORES_TERM), soon())
     hear(handle, until=up)
     handle.beat(time.monotonic() - 1)
     wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused")
@@ -254,6 +267,21 @@ def test_a_stop_past_the_deadline_gives_no_grace(harness: Harness) -> None:
     end = hear(handle, timeout=10).exit
     assert end is not None
     assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.REQUESTED)
+    handle.remove()
+
+
+def test_what_cannot_be_paused_ends_at_its_deadline(harness: Harness) -> None:
+    if harness.runtime.capabilities().pause:
+        pytest.skip("it can be paused: see the tests above")
+    handle = harness.runtime.start(harness.plan(IGNORES_TERM), soon())
+    hear(handle, until=up)
+    handle.pause()  # does nothing, and says nothing else
+    assert handle.read(0.3) is None
+    assert handle.status() is Status.RUNNING
+    handle.beat(soon(0.3))
+    end = hear(handle, timeout=10).exit
+    assert end is not None
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.DEADLINE)
     handle.remove()
 
 

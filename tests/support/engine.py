@@ -42,8 +42,8 @@ def shared() -> Path:
     with locked(directory.with_suffix(".lock")):
         if not (directory / "ready").exists():
             directory.mkdir(mode=0o700, exist_ok=True)
-            guard = dockerd.tied(directory, _main_process())
-            if _main_process() == os.getpid():
+            guard = dockerd.tied(directory, main_process())
+            if main_process() == os.getpid():
                 atexit.register(_end, guard)  # with xdist it sees for itself that pytest ended
             import_base(directory / "docker.sock")
     return directory / "docker.sock"
@@ -108,10 +108,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _directory() -> Path:
+    return run_directory("cyx-engine")
+
+
+def run_directory(name: str) -> Path:
+    """The same directory for all processes of this test run, and no other run's."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:12]
     # not this process's own directory for temporary files: the others must find it
     root = os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    return Path(root) / f"cyx-engine-{run}"
+    return Path(root) / f"{name}-{run}"
 
 
 def _end(guard: subprocess.Popen[bytes]) -> None:
@@ -119,6 +124,6 @@ def _end(guard: subprocess.Popen[bytes]) -> None:
     guard.wait(timeout=60)
 
 
-def _main_process() -> int:
+def main_process() -> int:
     """pytest itself: with xdist, the parent of this worker."""
     return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -145,14 +146,15 @@ class FakeHarness:
         )
 
 
-class DockerHarness:
+class EngineHarness:
     """On the tests' own engine; skips, or under CI fails, where none can be started."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, name: str) -> None:
         from tests.support import engine
 
         self.places = places
-        self._socket = engine.shared()
+        self._name = name
+        self._socket = engine_socket(name)
         self._python = engine.PYTHON
         self._image = engine.BASE
         self.runtime: Runtime = self._make()
@@ -176,34 +178,55 @@ class DockerHarness:
             made.close()
 
     def _make(self) -> Runtime:
-        return docker_runtime_in(self.places.state, self._socket)
+        return engine_runtime_in(self._name, self.places.state, self._socket)
+
+
+def engine_socket(name: str) -> Path:
+    """The socket of the tests' own engine ``name``."""
+    from tests.support import engine, podman
+
+    return engine.shared() if name == "docker" else podman.shared()
 
 
 def docker_runtime_in(
     state: Path, socket: Path, *, profile: Profile | None = None, **differs: Any
 ) -> EngineRuntime:
-    """A Docker runtime with its state in ``state``. ``differs``: of `EngineSettings`."""
+    """`engine_runtime_in` for Docker."""
+    return engine_runtime_in("docker", state, socket, profile=profile, **differs)
+
+
+def engine_runtime_in(
+    name: str, state: Path, socket: Path, *, profile: Profile | None = None, **differs: Any
+) -> EngineRuntime:
+    """The runtime of engine ``name`` with its state in ``state``. ``differs``: of `EngineSettings`.
+
+    With Podman, limits that it does not keep are accepted, unless ``differs`` says otherwise.
+    """
     from worker.engine_sections import PullPolicy
     from worker.runtimes.docker import docker_runtime
     from worker.runtimes.engine.images import ImageRules
     from worker.runtimes.engine.settings import EngineSettings
-    from worker.sandbox.profile import Profile
+    from worker.runtimes.podman import podman_runtime
+    from worker.sandbox.profile import Profile, user_for
 
     settings = EngineSettings(
         socket=socket,
         node="test-node",
         state_root=state,
         abandon_after=ABANDON_AFTER,
-        profile=profile or Profile(tmp_mb=64),
+        profile=replace(profile or Profile(tmp_mb=64), user=user_for(os.geteuid(), os.getegid())),
+        accept_unenforced=frozenset({"memory"}) if name == "podman" else frozenset(),
         rules=ImageRules(registry="docker.io/cyxwiz", allow=("cyxwiz/*",), policy=PullPolicy.NEVER),
     )
-    return docker_runtime(replace(settings, **differs))
+    make = docker_runtime if name == "docker" else podman_runtime
+    return make(replace(settings, **differs))
 
 
 HARNESSES: dict[str, Callable[[Places], Harness]] = {
     "native": NativeHarness,
     "fake": FakeHarness,
-    "docker": DockerHarness,
+    "docker": partial(EngineHarness, name="docker"),
+    "podman": partial(EngineHarness, name="podman"),
 }
 
 

@@ -16,9 +16,11 @@ from collections import deque
 from worker.keeper import engine, procfs, protocol
 from worker.keeper.attachment import Attachment
 from worker.keeper.cgroups import Meter, groups
+from worker.keeper.cpus import affinity, keep_to
 from worker.keeper.engine import Exchange
 from worker.keeper.mourner import Mourner
 from worker.keeper.spool import Spool
+from worker.keeper.tally import Tally
 from worker.keeper.verdict import container_verdict
 from worker.keeper.watch import READ, Watch
 
@@ -46,6 +48,11 @@ class ContainerSubject:
         self._socket = container["socket"]
         self._base = f"/v{container['api']}/containers/{container['id']}"
         self._memory_mb = container["memory_mb"]
+        self._cpus = container["cpus"]
+        self._pauses = container["pauses"]
+        self._metered = container["metered"]
+        self._slot = spec["slot"]
+        self._program = spec["argv"][0]
         self._leases = leases
         self._watch = watch
         self.spools = [Spool() for _ in range(protocol.STREAMS)]
@@ -76,6 +83,10 @@ class ContainerSubject:
         return self.all_dead
 
     @property
+    def pauses(self) -> bool:
+        return self._pauses
+
+    @property
     def drained(self) -> bool:
         return self.all_dead and self._output.over
 
@@ -98,8 +109,15 @@ class ContainerSubject:
             try:
                 self._handle = os.pidfd_open(self.pid)
             except OSError:
-                self.pid = 0  # it has ended already
-        self._meter = Meter(groups(self.pid) if self.pid else {})
+                self.pid = 0
+        self._ask = not self.pid  # it has ended already, and who waits for that may wait for ever
+        # groups that it shares with others say nothing of it: then its processes are added up
+        self._meter: Meter | Tally = Tally(self.pid)
+        if self._metered:
+            self._meter = Meter(groups(self.pid) if self.pid else {})
+        if self._cpus and self.pid:
+            available = sorted(os.sched_getaffinity(0))
+            keep_to(self.pid, affinity(self._slot, self._cpus, available))
         if self._handle >= 0:
             self._watch.want(self._handle, READ, self._died)
 
@@ -111,6 +129,10 @@ class ContainerSubject:
         say how."""
         self._meter.look()
         self._dead_at = time.monotonic()
+        # the engine tells whoever waits; but Podman not of one that ended at once
+        self._ask = True
+        if self._doing == "kill":
+            self._close_op()  # its answer may wait for Podman's clearing up
         self._watch.forget(self._handle)
         os.close(self._handle)
         self._handle = -1
@@ -148,7 +170,10 @@ class ContainerSubject:
             self._watch.want(self._op.fd, READ, self._hear_op)
 
     def members(self) -> list[procfs.Process]:
-        return []  # its limits are the engine's to keep
+        """Asked for where the engine does not keep its limits."""
+        self._meter.look()  # what ends it is seen in its figures
+        first = procfs.process(self.pid) if self._handle >= 0 else None
+        return [first, *procfs.descendants(self.pid)] if first is not None else []
 
     def signal(self, number: int) -> None:
         if not self.all_dead:
@@ -161,6 +186,8 @@ class ContainerSubject:
             procfs.send_to(self._handle, 9)
 
     def stop(self) -> bool:
+        if not self._pauses:
+            return False
         if not self._freeze:
             self._freeze = True
             self._frozen_since = time.monotonic()
@@ -170,6 +197,8 @@ class ContainerSubject:
         self._freeze = False
 
     def unstoppable(self, now: float) -> bool:
+        if not self._pauses:
+            return True
         waited = now - self._frozen_since
         return self._freeze and not self._frozen and waited > _PATIENCE_TO_FREEZE
 
@@ -181,6 +210,7 @@ class ContainerSubject:
             state=self._state,
             cause=cause or ("engine" if self._away else None),
             said=bytes(self._output.first_words),
+            program=self._program,
             oom_kills=self._meter.oom_kills,
             peak_mb=self._meter.peak_mb,
             memory_mb=self._memory_mb,
@@ -285,6 +315,9 @@ class ContainerSubject:
                 return
             # it may have ended between the answer and the wait: look once more
             self._later(now)
+            return
+        if self._dead_at < math.inf:
+            self._later(now)  # it is dead, and the engine has not noticed yet
             return
         self._ask = False
 

@@ -29,11 +29,13 @@ _MOST_BODY: Final = 4 << 20
 class Answer:
     """An answer that was read whole."""
 
-    __slots__ = ("body", "status")
+    __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.status = status
         self.body = body
+        self.headers = headers
+        """By their names in small letters."""
 
     @property
     def ok(self) -> bool:
@@ -107,12 +109,13 @@ def call(path: str, method: str, url: str, *, within: float) -> Answer:
 class Reader:
     """Understands an answer as its bytes come. ``body`` grows; whoever streams takes from it."""
 
-    __slots__ = ("_buffer", "_chunk", "_chunked", "_ended", "_left", "body", "status")
+    __slots__ = ("_buffer", "_chunk", "_chunked", "_ended", "_left", "body", "headers", "status")
 
     def __init__(self) -> None:
         self.status = 0
         """0 until the head is there."""
         self.body = bytearray()
+        self.headers: dict[str, str] = {}
         self._buffer = bytearray()
         self._chunked = False
         self._chunk = 0
@@ -134,7 +137,7 @@ class Reader:
 
     @property
     def answer(self) -> Answer:
-        return Answer(self.status, bytes(self.body))
+        return Answer(self.status, bytes(self.body), self.headers)
 
     def feed(self, data: bytes) -> None:
         """Take these bytes; none are the end of the connection.
@@ -171,9 +174,10 @@ class Reader:
             self.status = int(lines[0].split(" ", 2)[1])
         except (IndexError, ValueError):
             raise OSError(errno.EPROTO, "this is no container engine") from None
-        headers = dict(line.lower().split(":", 1) for line in lines[1:] if ":" in line)
+        pairs = [line.split(":", 1) for line in lines[1:] if ":" in line]
+        self.headers = headers = {name.lower(): value.strip() for name, value in pairs}
         del self._buffer[: end + 4]
-        if headers.get("transfer-encoding", "").strip() == "chunked":
+        if headers.get("transfer-encoding", "").lower() == "chunked":
             self._chunked = True
             return True
         if self.status in (204, 304):

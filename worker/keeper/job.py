@@ -10,12 +10,12 @@ copied first, and most of what a fork costs is that.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import resource
 import signal
 
 from worker.keeper import prctl, protocol
+from worker.keeper.cpus import affinity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,19 +91,6 @@ def launch(spec: Spec, leases: list[int]) -> Started:
         os.set_blocking(read, False)
     reads = [read for read, _ in pipes]
     return Started(pid, reads[: protocol.STREAMS], reads[protocol.STREAMS])
-
-
-def affinity(slot: str, cores: float, available: list[int]) -> set[int] | None:
-    """The CPUs of a job that may use ``cores``: None where that is all of them.
-
-    The number in the slot's name spreads the slots of a node over its CPUs.
-    """
-    wanted = math.ceil(cores)
-    if wanted <= 0 or wanted >= len(available):
-        return None
-    digits = slot[len(slot.rstrip("0123456789")) :]
-    first = int(digits or 0) * wanted
-    return {available[(first + step) % len(available)] for step in range(wanted)}
 
 
 def _become(

@@ -138,7 +138,8 @@ class Keeper:
         if self._subject.all_dead:
             return
         if self._timers.expired(now):
-            self._pause.add("deadline")
+            if self._subject.pauses:
+                self._pause.add("deadline")
             if self._subject.unstoppable(now):
                 self._kill("deadline")
         else:
@@ -258,7 +259,8 @@ class Keeper:
             case Verb.FENCE:
                 self._kill("fenced")
             case Verb.PAUSE:
-                self._pause.add("user")
+                if self._subject.pauses:
+                    self._pause.add("user")
             case Verb.RESUME:
                 self._pause.remove("user")
             case Verb.SIGNAL:

@@ -45,6 +45,10 @@ class ProcessSubject:
         return self._status is not None
 
     @property
+    def pauses(self) -> bool:
+        return True
+
+    @property
     def drained(self) -> bool:
         return self._streams.closed
 

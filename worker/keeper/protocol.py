@@ -25,6 +25,12 @@ if TYPE_CHECKING:
         id: str
         memory_mb: int
         """Its limit: evidence for how it ended. The engine keeps it."""
+        cpus: int
+        """How many CPUs its processes are to be kept to; 0: all."""
+        pauses: bool
+        """The engine can freeze it; else a passed deadline ends it."""
+        metered: bool
+        """Its control groups are its own, and say what it uses."""
 
     class Spec(TypedDict):
         """What a keeper is told at its start, through a memfd: it may exceed a packet's size."""

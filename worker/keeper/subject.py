@@ -64,6 +64,11 @@ if TYPE_CHECKING:
             """Kill all of it; asked again until `all_dead`."""
             ...
 
+        @property
+        def pauses(self) -> bool:
+            """It can be made to stand still."""
+            ...
+
         def stop(self) -> bool:
             """Stop all of it. False: not yet, ask again soon."""
             ...

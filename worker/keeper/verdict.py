@@ -66,6 +66,7 @@ def container_verdict(
     state: dict[str, Any] | None,
     cause: str | None,
     said: bytes,
+    program: str,
     oom_kills: int,
     peak_mb: float,
     memory_mb: int,
@@ -84,7 +85,7 @@ def container_verdict(
         cause = cause or "engine"
     else:
         code, number = _decode(int(state["ExitCode"]))
-        error = _why_not_started(code, said) or _engines_error(state, code)
+        error = _why_not_started(code, said, program) or _engines_error(state, code)
     if error:
         code = number = None
     killed = number == signal.SIGKILL and cause is None
@@ -94,7 +95,7 @@ def container_verdict(
         "code": code,
         "signal": number,
         "cause": cause,
-        "oom": flagged or oom_kills > 0 or (killed and filled),
+        "oom": cause == "memory" or flagged or oom_kills > 0 or (killed and filled),
         "error": error,
         "cpu_seconds": cpu_seconds,
         "max_rss_mb": peak_mb,
@@ -109,13 +110,16 @@ def _decode(status: int) -> tuple[int | None, int | None]:
     return status, None
 
 
-def _why_not_started(code: int | None, said: bytes) -> str:
+def _why_not_started(code: int | None, said: bytes, program: str) -> str:
     """What the engine's init says of a program that cannot be executed."""
     first = said.split(b"\n", 1)[0].decode(errors="replace")
-    if code not in (126, 127) or not first.startswith("[FATAL tini"):
+    if code in (126, 127) and first.startswith("[FATAL tini"):
+        reason = first.rpartition(" failed: ")[2]
+    elif code == 1 and first.startswith("ERROR (catatonit:"):
+        reason = first.partition("failed to exec pid1: ")[2]
+    else:
         return ""
-    program, _, reason = first.partition("] exec ")[2].rpartition(" failed: ")
-    return f"cannot execute {program}: {reason}"[:1000]
+    return f"cannot execute {program}: {reason}"[:1000] if reason else ""
 
 
 def _engines_error(state: dict[str, Any], code: int | None) -> str:

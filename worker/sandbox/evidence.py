@@ -25,10 +25,13 @@ class Gone(Exception):
     """The container ended before it could be looked at."""
 
 
-def observe(pid: int, asked: Mapping[str, Any], profile: Profile) -> list[Finding]:
+def observe(
+    pid: int, asked: Mapping[str, Any], profile: Profile, *, cpus: int = 0
+) -> list[Finding]:
     """Each promise of the sandbox, as the host shows it for process ``pid``.
 
-    ``asked``: the create call. Raises `Gone`: the process has ended.
+    ``asked``: the create call. ``cpus``: how many its processes are kept to; 0: to no number.
+    Raises `Gone`: the process has ended.
     """
     start = procfs.process(pid)
     if start is None or start.dead:
@@ -41,6 +44,10 @@ def observe(pid: int, asked: Mapping[str, Any], profile: Profile) -> list[Findin
         *_groups(pid, host),
         *_limits(pid, host),
     ]
+    if host["UsernsMode"]:
+        found.append(_users(pid, start.parent))
+    if cpus:
+        found.append(_kept_to(pid, cpus))
     now = procfs.process(pid)
     if now is None or now.dead or now.start != start.start:
         raise Gone
@@ -117,6 +124,30 @@ def _spaces(pid: int, profile: Profile) -> list[Finding]:
     return found
 
 
+def _users(pid: int, parent: int) -> Finding:
+    """A user namespace that it shares with neither the host nor what started it."""
+    own = _space(pid, "user")
+    others = {_space(os.getpid(), "user"), _space(parent, "user")}
+    seen = "its own" if own and "" not in others and own not in others else "shared"
+    return _finding("user namespace", "its own", seen)
+
+
+def _kept_to(pid: int, cpus: int) -> Finding:
+    """The most CPUs that any process of it may run on."""
+    counts = [_cpus_of(one) for one in (pid, *(one.pid for one in procfs.descendants(pid)))]
+    most = max((count for count in counts if count is not None), default=0)
+    wanted = min(cpus, os.cpu_count() or cpus)
+    good = 0 < most <= wanted
+    return Finding(item="cpus", wanted=f"at most {wanted}", seen=str(most), good=good)
+
+
+def _cpus_of(pid: int) -> int | None:
+    try:
+        return len(os.sched_getaffinity(pid))
+    except OSError:
+        return None
+
+
 def _routes(pid: int) -> set[str]:
     """The interfaces, but the loopback, that a packet could leave by."""
     seen = {"?"}  # what cannot be read is not clean
@@ -165,7 +196,12 @@ def _cores(groups: Mapping[str, str]) -> str:
 def _limits(pid: int, host: Mapping[str, Any]) -> list[Finding]:
     text = (procfs.read_bytes(f"/proc/{pid}/limits") or b"").decode(errors="replace")
     lines = text.splitlines()
-    names = {"core": "Max core file size", "nofile": "Max open files"}
+    names = {
+        "core": "Max core file size",
+        "nofile": "Max open files",
+        "nproc": "Max processes",
+        "data": "Max data size",
+    }
     found = []
     for limit in host["Ulimits"]:
         name = names[limit["Name"]]

@@ -19,6 +19,8 @@ class Finding:
     wanted: str
     seen: str
     good: bool
+    keeping: str = ""
+    """How it is kept, where not by what was asked for: see `worker.sandbox.standins`."""
 
     def __str__(self) -> str:
         return f"{self.item}: wanted {self.wanted}, found {self.seen}"
@@ -31,21 +33,22 @@ def compare(asked: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Finding]:
     """One finding for each option of the create call ``asked``; ``seen`` is inspect's answer."""
     host, config = seen.get("HostConfig") or {}, seen.get("Config") or {}
     found = [
-        _same(name, value, host.get(name))
+        same(name, value, host.get(name))
         for name, value in asked["HostConfig"].items()
         if name not in ("SecurityOpt", "Mounts")
     ]
-    found += [_same(name, asked[name], config.get(name)) for name in _SELF]
+    found += [same(name, asked[name], config.get(name)) for name in _SELF]
     found.append(_security(asked["HostConfig"], host))
-    found.append(_mounts(asked["HostConfig"], seen))
+    found.append(compare_mounts(asked["HostConfig"], seen))
     found.append(_paths(host))
-    found.append(_health(config))
-    found.append(_labels(asked, config))
-    found.append(_environment(asked, config))
+    found.append(compare_health(config))
+    found.append(compare_labels(asked, config))
+    found.append(compare_environment(asked, config))
     return found
 
 
-def _same(item: str, wanted: Any, seen: Any) -> Finding:
+def same(item: str, wanted: Any, seen: Any) -> Finding:
+    """Whether the engine says what was asked for; all ways of saying "nothing" are one."""
     good = _plain(wanted) == _plain(seen)
     return Finding(item=item, wanted=_show(wanted), seen=_show(seen), good=good)
 
@@ -79,7 +82,7 @@ def _security(asked: Mapping[str, Any], host: Mapping[str, Any]) -> Finding:
     )
 
 
-def _mounts(asked: Mapping[str, Any], seen: Mapping[str, Any]) -> Finding:
+def compare_mounts(asked: Mapping[str, Any], seen: Mapping[str, Any]) -> Finding:
     """Exactly the mounts that were asked for: an image's volumes would be more."""
     wanted = {
         (one["Type"], one.get("Source", ""), one["Target"], not one["ReadOnly"])
@@ -116,19 +119,19 @@ def _paths(host: Mapping[str, Any]) -> Finding:
     )
 
 
-def _health(config: Mapping[str, Any]) -> Finding:
+def compare_health(config: Mapping[str, Any]) -> Finding:
     test = (config.get("Healthcheck") or {}).get("Test") or ["NONE"]
     return Finding(item="Healthcheck", wanted="none", seen=_show(test), good=test == ["NONE"])
 
 
-def _labels(asked: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
+def compare_labels(asked: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     seen = config.get("Labels") or {}
     good = all(seen.get(key) == value for key, value in asked["Labels"].items())
     said = "them" if good else "others"
     return Finding(item="Labels", wanted="the attempt's", seen=said, good=good)
 
 
-def _environment(asked: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
+def compare_environment(asked: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     """All that was asked for is there; the image may add to it. Values are not shown."""
     there = set(config.get("Env") or ())
     missing = [pair.split("=", 1)[0] for pair in asked["Env"] if pair not in there]

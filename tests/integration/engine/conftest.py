@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.integration.engine.jobs import Jobs
+from tests.integration.engine.jobs import Jobs, clean_jobs
 from tests.support import engine
 
 
@@ -29,9 +29,5 @@ def raw(socket: Path) -> Iterator[docker.APIClient]:
 @pytest.fixture
 def jobs(socket: Path, tmp_path: Path) -> Iterator[Jobs]:
     """Starts jobs; afterwards nothing of them may be left."""
-    made = Jobs(tmp_path, socket)
-    yield made
-    made.close()
-    assert made.places.left_behind() == []
-    assert made.containers() == []
-    assert made.places.leases_held() == []
+    with clean_jobs(tmp_path, "docker") as made:
+        yield made

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.support import engine
-from tests.support.runtimes import Heard, Places, docker_runtime_in, hear, soon
+from tests.support.runtimes import Heard, Places, engine_runtime_in, engine_socket, hear, soon
 from worker.plan import ExitStatus, LaunchPlan, Limits
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
@@ -19,16 +21,19 @@ LIMITS = Limits(memory_mb=128, cpu_cores=1, shm_size_mb=16, pids=64, nofile=1024
 class Jobs:
     """Plans, starts and clears up."""
 
-    def __init__(self, root: Path, socket: Path, **settings: Any) -> None:
-        """``settings``: see `docker_runtime_in`."""
+    def __init__(
+        self, root: Path, socket: Path, *, engine: str = "docker", **settings: Any
+    ) -> None:
+        """``settings``: see `engine_runtime_in`."""
         self.places = Places(root)
         self.socket = socket
+        self.engine = engine
         self.runtime = self.another(**settings)
         self._started: list[EngineHandle] = []
 
     def another(self, **settings: Any) -> EngineRuntime:
         """A runtime as a successor would make it, or with other settings."""
-        return docker_runtime_in(self.places.state, self.socket, **settings)
+        return engine_runtime_in(self.engine, self.places.state, self.socket, **settings)
 
     def plan(self, source: str, **differs: Any) -> LaunchPlan:
         """A plan for Python source, which runs without ``site``. ``differs``: of `LaunchPlan`."""
@@ -52,6 +57,11 @@ class Jobs:
         assert heard.exit is not None
         return heard, heard.exit
 
+    @property
+    def keeps(self) -> frozenset[str]:
+        """The limits that are kept here, by the engine or by what stands in."""
+        return self.runtime.capabilities().enforces
+
     def containers(self) -> list[str]:
         """The engine's containers whose state would be in this test's directory."""
         found = self.runtime.manager.containers({})
@@ -63,3 +73,14 @@ class Jobs:
             handle.remove()
         self.runtime.close()
         self.places.release()
+
+
+@contextmanager
+def clean_jobs(root: Path, name: str) -> Iterator[Jobs]:
+    """`Jobs` on the tests' own engine ``name``; afterwards nothing of them may be left."""
+    made = Jobs(root, engine_socket(name), engine=name)
+    yield made
+    made.close()
+    assert made.places.left_behind() == []
+    assert made.containers() == []
+    assert made.places.leases_held() == []

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ class Version:
     """Its version."""
     api: str
     """The API version that is spoken with it."""
+    server: str
+    """What it calls itself in its answers: another text is another engine, or version."""
     components: dict[str, str]
-    """What else it is made of, such as runc, with versions."""
+    """What else it is made of, such as runc, with versions, as far as it told."""
 
 
 class EngineClient:
@@ -57,6 +59,14 @@ class EngineClient:
             self._version = self._ask()
         return self._version
 
+    def renewed(self, server: str) -> bool:
+        """Whether another engine, or version, answers by now: ``server`` is what it calls itself.
+        Then it is got to know anew."""
+        if self._version is None or not server or server == self._version.server:
+            return False
+        self.close()
+        return True
+
     @property
     def quick(self) -> Any:
         """docker-py's low-level client for calls that end soon."""
@@ -68,6 +78,29 @@ class EngineClient:
         """… for calls that may be silent as long as they like."""
         self._ensure()
         return self._patient
+
+    def own(
+        self, doing: str, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """A call of the engine's own API, which docker-py has no word for.
+
+        Raises EngineError; as `translated` says.
+        """
+        import docker.errors
+        import requests.exceptions
+
+        with translated(doing):
+            client = self.quick
+            url = f"http+docker://localhost{path}"
+            answer = client.request(method, url, json=body, timeout=_CALL_WITHIN)
+            try:
+                answer.raise_for_status()
+            except requests.exceptions.HTTPError as error:
+                docker.errors.create_api_error_from_http_exception(error)
+            found = answer.json()
+        if not isinstance(found, dict):
+            raise EngineError(f"{doing}: the answer is of another form")
+        return found
 
     def close(self) -> None:
         """Let go of all connections; a later call makes new ones."""
@@ -95,30 +128,32 @@ class EngineClient:
         return client
 
     def _ask(self) -> Version:
+        dialect = self.dialect
+        where = "/_ping" if dialect.tells_by_ping else "/version"
         try:
-            answer = engine.call(str(self.socket), "GET", "/version", within=_HELLO_WITHIN)
-            said = json.loads(answer.body) if answer.ok else None
+            answer = engine.call(str(self.socket), "GET", where, within=_HELLO_WITHIN)
         except OSError as error:
             raise EngineMissing(self._unreachable(error)) from error
-        except ValueError:
-            said = None
-        if not isinstance(said, dict):
-            raise EngineMissing(f"what listens at {self.socket} is no container engine")
-        found = said.get("Components") or []
-        parts = {one["Name"]: one["Version"] for one in found if "Name" in one}
-        if self.dialect.component not in parts:
+        server = answer.headers.get("server", "")
+        if dialect.tells_by_ping:
+            name, _, rest = server.partition("/")
+            version, oldest = rest.split(" ")[0], dialect.oldest_api
+            newest = answer.headers.get("api-version", dialect.api)
+            parts = {dialect.component: version} if name == dialect.server else {name: version}
+        else:
+            parts, version, oldest, newest = _said(answer, self.socket)
+        if dialect.component not in parts:
+            names = ", ".join(filter(None, parts)) or "nothing"
             raise EngineMissing(
-                f"what listens at {self.socket} is not {self.dialect.name}: it calls itself "
-                f"{', '.join(parts) or 'nothing'}"
+                f"what listens at {self.socket} is not {dialect.name}: it calls itself {names}"
             )
-        oldest, newest = said.get("MinAPIVersion", "1.12"), said["ApiVersion"]
-        api = api_version(self.dialect, oldest, newest)
+        api = api_version(dialect, oldest, newest)
         if api is None:
             raise EngineMissing(
-                f"{self.dialect.name} {said.get('Version')} at {self.socket} speaks API {oldest} "
-                f"to {newest}, and {self.dialect.api} to {self.dialect.newest_api} are known here"
+                f"{dialect.name} {version} at {self.socket} speaks API {oldest} "
+                f"to {newest}, and {dialect.api} to {dialect.newest_api} are known here"
             )
-        return Version(engine=str(said.get("Version")), api=api, components=parts)
+        return Version(engine=version, api=api, server=server, components=parts)
 
     def _unreachable(self, error: OSError) -> str:
         match error:
@@ -136,6 +171,19 @@ class EngineClient:
             case _:
                 why = str(error)
         return f"{self.dialect.name} at {self.socket}: {why}"
+
+
+def _said(answer: engine.Answer, socket: Path) -> tuple[dict[str, str], str, str, str]:
+    """Components, version, oldest and newest API of an answer to ``/version``."""
+    try:
+        said = json.loads(answer.body) if answer.ok else None
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or "ApiVersion" not in said:
+        raise EngineMissing(f"what listens at {socket} is no container engine")
+    found = said.get("Components") or []
+    parts = {one["Name"]: one["Version"] for one in found if "Name" in one}
+    return parts, str(said.get("Version")), said.get("MinAPIVersion", "1.12"), said["ApiVersion"]
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ class Dialect:
     """docker or podman: the runtime's name, and what people read."""
     component: str
     """What ``/version`` calls the engine: its other answers can be made by an imitation."""
+    server: str
+    """What it calls itself in the ``Server`` of its answers."""
     api: str
     """The API version that is spoken; where an engine has given it up, the oldest that it has."""
     newest_api: str
@@ -21,19 +23,35 @@ class Dialect:
     log_driver: str
     """Keeps a container's output byte by byte, in files that the engine bounds."""
     log_options: Mapping[str, str] = field(default_factory=dict)
-    inline_seccomp: bool = True
-    """A seccomp profile is given as JSON, not as a path."""
+    tells_by_ping: bool = False
+    """Its answer to a ping says what it is; ``/version`` takes it most of a second."""
+    oldest_api: str = ""
+    """Where a ping is all that it is asked: the oldest version that it speaks."""
 
 
 DOCKER = Dialect(
     name="docker",
     component="Engine",
+    server="Docker",
     api="1.41",
     newest_api="1.52",
     log_driver="local",
     log_options={"max-size": "16m", "max-file": "2", "compress": "false"},
 )
 """API 1.41 is that of Docker 20.10; Docker 29 begins at 1.44."""
+
+PODMAN = Dialect(
+    name="podman",
+    component="Podman Engine",
+    server="Libpod",
+    api="1.41",
+    newest_api="1.52",
+    log_driver="k8s-file",
+    log_options={"max-size": str(16 << 20)},
+    tells_by_ping=True,
+    oldest_api="1.24",
+)
+"""Of Docker's API it speaks 1.41 from version 4.0 to 5.7; its own is beside that."""
 
 
 def api_version(dialect: Dialect, oldest: str, newest: str) -> str | None:

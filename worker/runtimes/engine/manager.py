@@ -81,6 +81,8 @@ class ContainerManager:
             )
         if not answer.ok:
             return Availability(available=False, reason=answer.text())
+        if self._client.renewed(answer.headers.get("server", "")):
+            return self.available()
         return Availability(available=True, version=version.engine)
 
     def info(self) -> dict[str, Any]:
@@ -263,8 +265,8 @@ def _image(found: Mapping[str, Any]) -> Image:
     config = found.get("Config") or {}
     return Image(
         id=found["Id"],
-        tags=tuple(found.get("RepoTags") or ()),
-        digests=tuple(found.get("RepoDigests") or ()),
+        tags=_familiar(found.get("RepoTags")),
+        digests=_familiar(found.get("RepoDigests")),
         labels=dict(config.get("Labels") or {}),
         size=int(found.get("Size") or 0),
         created=datetime.fromisoformat(f"{created}+00:00").timestamp(),
@@ -275,9 +277,16 @@ def _image(found: Mapping[str, Any]) -> Image:
 def _listed(found: Mapping[str, Any]) -> Image:
     return Image(
         id=found["Id"],
-        tags=tuple(tag for tag in found.get("RepoTags") or () if tag != "<none>:<none>"),
-        digests=tuple(found.get("RepoDigests") or ()),
+        tags=tuple(tag for tag in _familiar(found.get("RepoTags")) if tag != "<none>:<none>"),
+        digests=_familiar(found.get("RepoDigests")),
         labels=dict(found.get("Labels") or {}),
         size=int(found.get("Size") or 0),
         created=float(found.get("Created") or 0),
+    )
+
+
+def _familiar(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Without Docker's own registry, which Podman writes out and Docker leaves out."""
+    return tuple(
+        name.removeprefix("docker.io/library/").removeprefix("docker.io/") for name in names or ()
     )

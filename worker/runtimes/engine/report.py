@@ -28,6 +28,10 @@ class SandboxReport:
     loosened: tuple[str, ...]
     """Items that the operator has loosened."""
     from_engine: tuple[Finding, ...]
+    stood_in: tuple[str, ...]
+    """Limits that something else than the engine keeps: see `worker.sandbox.standins`."""
+    unenforced: tuple[str, ...]
+    """Limits that nothing keeps, as the operator accepts."""
     from_host: tuple[Finding, ...]
     """Empty if it had ended before it could be looked at."""
 
@@ -39,6 +43,8 @@ class SandboxReport:
             "image_id": self.image_id,
             "digest": self.digest,
             "loosened": list(self.loosened),
+            "stood_in": list(self.stood_in),
+            "unenforced": list(self.unenforced),
             "engine_items": len(self.from_engine),
             "seen": {one.item: one.seen.replace("\t", " ") for one in self.from_host},
         }
@@ -56,7 +62,7 @@ def read(directory: Path) -> SandboxReport | None:
         return SandboxReport(
             **{
                 **content,
-                "loosened": tuple(content["loosened"]),
+                **{name: tuple(content[name]) for name in ("loosened", "stood_in", "unenforced")},
                 "from_engine": _findings(content["from_engine"]),
                 "from_host": _findings(content["from_host"]),
             }

@@ -21,10 +21,11 @@ from worker.runtimes.base import Capabilities, Handle
 from worker.runtimes.engine import report as reports
 from worker.runtimes.engine.client import EngineClient
 from worker.runtimes.engine.dialect import Dialect
-from worker.runtimes.engine.errors import Conflict, SandboxUnavailable
+from worker.runtimes.engine.errors import Conflict, EngineError, SandboxUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.logs import KeptLogs
+from worker.runtimes.engine.making import DockerMaking, Making
 from worker.runtimes.engine.manager import ContainerManager, Image
 from worker.runtimes.engine.pulls import Puller
 from worker.runtimes.engine.report import SandboxReport
@@ -38,7 +39,15 @@ from worker.runtimes.engine.settings import (
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
 from worker.sandbox import evidence
 from worker.sandbox.options import container_config
-from worker.sandbox.readback import Finding, compare, differences
+from worker.sandbox.readback import Finding, differences
+from worker.sandbox.standins import (
+    Shortfall,
+    StandIns,
+    judged,
+    refusal,
+    stand_ins,
+    with_rlimits,
+)
 
 _HELLO_WITHIN: Final = 120.0
 """A busy engine takes long to start a container, and this is no reason to give it up."""
@@ -51,15 +60,21 @@ class EngineRuntime:
     """Starts attempts under keepers and finds them again. Thread-safe."""
 
     def __init__(
-        self, dialect: Dialect, settings: EngineSettings, *, zygote: Zygote | None = None
+        self,
+        dialect: Dialect,
+        settings: EngineSettings,
+        *,
+        making: Callable[[ContainerManager, Path], Making] = DockerMaking,
+        zygote: Zygote | None = None,
     ) -> None:
-        """A ``zygote`` that is given stays the caller's to close. Nothing is asked of the engine
-        yet."""
+        """``making``: of the engine's verbs and a directory for what the engine reads. A ``zygote``
+        that is given stays the caller's to close. Nothing is asked of the engine yet."""
         self._dialect = dialect
         self._settings = settings
         self._attempts = settings.state_root / ATTEMPTS
         self._client = EngineClient(settings.socket, dialect)
         self.manager = ContainerManager(self._client)
+        self._making = making(self.manager, settings.state_root / "engine")
         puller = Puller(
             self._client,
             settings.state_root / "pulls",
@@ -82,13 +97,20 @@ class EngineRuntime:
 
     def capabilities(self) -> Capabilities:
         reason = unavailable() or self.manager.available().reason
+        short = Shortfall()
+        try:
+            if not reason:
+                reason, short = self._making.unusable(), self._making.shortfall()
+        except EngineError as error:
+            reason = str(error)
+        loose = {limit for limit in short.ignored if not short.stands_in(limit)}
         return Capabilities(
             name=self._dialect.name,
             available=not reason,
             reason=reason,
-            pause=True,
+            pause=short.pause,
             exec=True,
-            enforces=frozenset({"memory", "cpu", "pids", "shm", "output"}),
+            enforces=frozenset({"memory", "cpu", "pids", "shm", "output"} - loose),
         )
 
     def prepare(self, image: str | None, progress: Callable[[str], None]) -> None:
@@ -106,8 +128,9 @@ class EngineRuntime:
         try:
             images = self.images.allowing(plan.also_images)
             image = images.present(plan.image or "", plan.image_id)
-            link, asked, from_engine = self._begin(plan, image, deadline)
-            return self._attested(link, plan, image, asked, from_engine)
+            stand = self._stand_ins(plan)
+            link, asked, from_engine = self._begin(plan, image, stand, deadline)
+            return self._attested(link, plan, image, stand, asked, from_engine)
         except (OSError, KeeperError, RuntimeUnavailable) as error:
             if not plan.state.exists():  # it was ours: refused containers are not kept to look at
                 with contextlib.suppress(RuntimeUnavailable):
@@ -176,6 +199,17 @@ class EngineRuntime:
             lacks = "program" if not plan.argv else "image"
             raise RuntimeUnavailable(f"{plan.attempt}: the plan names no {lacks}")
 
+    def _stand_ins(self, plan: LaunchPlan) -> StandIns:
+        """What is done about limits that the engine does not keep."""
+        short = self._making.shortfall()
+        stand = stand_ins(
+            plan.limits, short, self._settings.accept_unenforced, gpu=bool(plan.grant.devices)
+        )
+        why = refusal(stand, short, self._dialect.name)
+        if why:
+            raise SandboxUnavailable(why)
+        return stand
+
     @staticmethod
     def _guard(plan: LaunchPlan) -> int:
         guard = lock.take(plan.state)
@@ -199,7 +233,7 @@ class EngineRuntime:
                 raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")
 
     def _begin(
-        self, plan: LaunchPlan, image: Image, deadline: float
+        self, plan: LaunchPlan, image: Image, stand: StandIns, deadline: float
     ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
         """A keeper with its container started; or an error, and nothing is left."""
         made: list[Path] = []
@@ -211,7 +245,7 @@ class EngineRuntime:
                     made.append(directory)
             guard = self._guard(plan)
             self._give(plan)
-            started = self._launch(plan, image, guard, deadline)
+            started = self._launch(plan, image, stand, guard, deadline)
         except (OSError, KeeperError, RuntimeUnavailable):
             if guard >= 0:
                 os.close(guard)
@@ -224,23 +258,29 @@ class EngineRuntime:
         return started
 
     def _launch(
-        self, plan: LaunchPlan, image: Image, guard: int, deadline: float
+        self, plan: LaunchPlan, image: Image, stand: StandIns, guard: int, deadline: float
     ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
         api = self._client.version().api
         name = container_name(plan.attempt, plan.state)
         socket = str(self._settings.socket)
         keep = not self._settings.remove_containers
         containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
-        asked = self.asked(plan, image)
+        asked = with_rlimits(self._making.asked(self.asked(plan, image)), stand)
         container = self._create(name, asked)
-        from_engine = self._read_back(container, asked)
+        from_engine = self._making.read_back(container, asked)
+        _refuse(from_engine, "the engine did not take")
+        short = self._making.shortfall()
         told: protocol.Container = {
             "socket": socket,
             "api": api,
             "id": container,
             "memory_mb": plan.limits.memory_mb,
+            "cpus": stand.cpus,
+            "pauses": short.pause,
+            "metered": not short.ignored,
         }
-        connection = self._zygote.spawn(self._spec(plan, deadline, told), guard, plan.grant.fds)
+        spec = self._spec(plan, stand, deadline, told)
+        connection = self._zygote.spawn(spec, guard, plan.grant.fds)
         return KeeperLink(connection, plan.attempt, _HELLO_WITHIN), asked, from_engine
 
     def _attested(
@@ -248,12 +288,13 @@ class EngineRuntime:
         link: KeeperLink,
         plan: LaunchPlan,
         image: Image,
+        stand: StandIns,
         asked: dict[str, Any],
         from_engine: list[Finding],
     ) -> Handle:
         """The handle of an attempt whose sandbox the host shows; else nothing of it is left."""
         try:
-            from_host = self._look(link, asked)
+            from_host = self._look(link, asked, stand)
             SandboxReport(
                 engine=f"{self._dialect.name} {self._client.version().engine}",
                 container=container_name(plan.attempt, plan.state),
@@ -261,6 +302,8 @@ class EngineRuntime:
                 image_id=image.id,
                 digest=image.digests[0] if image.digests else "",
                 loosened=self._settings.profile.loosened,
+                stood_in=stand.held,
+                unenforced=stand.accepted,
                 from_engine=tuple(from_engine),
                 from_host=tuple(from_host),
             ).write(plan.state)
@@ -294,17 +337,12 @@ class EngineRuntime:
     def _create(self, name: str, asked: dict[str, Any]) -> str:
         """Who has the attempt's lock owns its name: what a dead one left is in the way."""
         try:
-            return self.manager.create(name, asked)
+            return self._making.create(name, asked)
         except Conflict:
             self.manager.remove(name)
-            return self.manager.create(name, asked)
+            return self._making.create(name, asked)
 
-    def _read_back(self, container: str, asked: dict[str, Any]) -> list[Finding]:
-        found = compare(asked, self.manager.inspect(container))
-        _refuse(found, "the engine did not take")
-        return found
-
-    def _look(self, link: KeeperLink, asked: dict[str, Any]) -> list[Finding]:
+    def _look(self, link: KeeperLink, asked: dict[str, Any], stand: StandIns) -> list[Finding]:
         """What the host shows; nothing of a container that has ended already.
 
         A process on its way out has let go of its mounts and is not dead yet: what looks wrong is
@@ -313,7 +351,9 @@ class EngineRuntime:
         until = time.monotonic() + _DYING
         try:
             while link.job_pid:
-                found = evidence.observe(link.job_pid, asked, self._settings.profile)
+                profile = self._settings.profile
+                seen = evidence.observe(link.job_pid, asked, profile, cpus=stand.cpus)
+                found = judged(seen, stand)
                 if not list(differences(found)) or time.monotonic() > until:
                     _refuse(found, "the host does not show")
                     return found
@@ -332,7 +372,7 @@ class EngineRuntime:
         )
 
     def _spec(
-        self, plan: LaunchPlan, deadline: float, container: protocol.Container
+        self, plan: LaunchPlan, stand: StandIns, deadline: float, container: protocol.Container
     ) -> protocol.Spec:
         limits = plan.limits
         return {
@@ -344,11 +384,11 @@ class EngineRuntime:
             "state": str(plan.state.resolve()),
             "scratch": str(plan.scratch),
             "watched": [str(plan.output), str(plan.checkpoints)],
-            # the engine keeps these; the watchdog has the directories to watch
-            "memory_mb": 0,
+            # what the engine keeps is none of the watchdog's; it has the directories to watch
+            "memory_mb": stand.watched_memory_mb,
             "limit_data": False,
             "cpu_cores": 0,
-            "pids": 0,
+            "pids": stand.watched_pids,
             "nofile": 0,
             "output_mb": limits.output_mb,
             "deadline": deadline,

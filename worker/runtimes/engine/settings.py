@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -40,10 +40,22 @@ class EngineSettings:
     pull_silence: float = 60.0
     """Seconds without a word from the engine after which a pull has failed."""
     credentials: Credentials = field(default_factory=Credentials)
+    accept_unenforced: frozenset[str] = frozenset()
+    """Limits that jobs run without where the engine does not keep them."""
 
     @classmethod
-    def of(cls, config: NodeConfig, *, socket: Path, abandon_after: float) -> Self:
-        """From ``server-node.yaml``. Raises ConfigError: the file of logins is wrong."""
+    def of(
+        cls,
+        config: NodeConfig,
+        *,
+        socket: Path,
+        abandon_after: float,
+        runtime: str = "",
+        accept_unenforced: Iterable[str] = (),
+    ) -> Self:
+        """From ``server-node.yaml``. ``runtime``: see `Profile`.
+
+        Raises ConfigError: the file of logins is wrong."""
         docker = config.docker
         security = docker.security
         return cls(
@@ -58,6 +70,7 @@ class EngineSettings:
                 tmp_noexec=security.tmp_noexec,
                 tmp_mb=security.tmp_mb,
                 user=user_for(os.geteuid(), os.getegid()),
+                runtime=runtime,
             ),
             rules=ImageRules(
                 registry=docker.registry, allow=config.images.allow, policy=docker.pull_policy
@@ -65,6 +78,7 @@ class EngineSettings:
             remove_containers=docker.cleanup.remove_containers,
             keep_logs_hours=docker.cleanup.keep_logs_hours,
             credentials=read_credentials(docker.auth_file),
+            accept_unenforced=frozenset(accept_unenforced),
         )
 
     def state_of(self, attempt: AttemptId) -> Path:

@@ -141,6 +141,7 @@ def ended(status: int, **differs: Any) -> dict[str, Any]:
         "state": state,
         "cause": None,
         "said": b"",
+        "program": "/nowhere",
         "oom_kills": 0,
         "peak_mb": 10.0,
         "memory_mb": 100,
@@ -194,6 +195,9 @@ def test_a_program_that_cannot_be_executed_is_told_by_the_init() -> None:
     assert verdict["error"] == "cannot execute /nowhere: No such file or directory"
     assert verdict["code"] is None
     assert ended(1, said=said)["error"] == ""
+    said = b"ERROR (catatonit:6): failed to exec pid1: No such file or directory\n"
+    assert ended(1, said=said)["error"] == "cannot execute /nowhere: No such file or directory"
+    assert ended(127, said=said)["error"] == ""
     assert ended(127, engine_says="exec: no such file")["error"] == "exec: no such file"
 
 

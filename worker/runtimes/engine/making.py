@@ -1,0 +1,65 @@
+"""How an engine is asked for a container, and how it shows what it made of it.
+
+The create call of Docker's API is what every engine is *asked for* here, by each item's name. How
+the words are put to the engine, and what it cannot keep, is its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from worker.runtimes.engine.manager import ContainerManager
+from worker.sandbox.readback import Finding, compare
+from worker.sandbox.standins import Shortfall
+
+
+class Making(Protocol):
+    """Makes containers of one engine."""
+
+    def unusable(self) -> str:
+        """Why this engine, which answers, cannot be used by this node; '' if it can.
+
+        Raises EngineError.
+        """
+        ...
+
+    def shortfall(self) -> Shortfall:
+        """What the engine does not do on this host. Raises EngineError."""
+        ...
+
+    def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The create call with what is this engine's own."""
+        ...
+
+    def create(self, name: str, asked: Mapping[str, Any]) -> str:
+        """Make it; its id. Raises EngineError; `Conflict`: the name is taken."""
+        ...
+
+    def read_back(self, container: str, asked: Mapping[str, Any]) -> list[Finding]:
+        """What the engine says that it made of it. Raises EngineError."""
+        ...
+
+
+class DockerMaking:
+    """As the API has it: Docker says no where it cannot do something."""
+
+    def __init__(self, manager: ContainerManager, place: Path) -> None:
+        """``place`` is not needed: what Docker reads is in the call."""
+        self._manager = manager
+
+    def unusable(self) -> str:
+        return ""
+
+    def shortfall(self) -> Shortfall:
+        return Shortfall()
+
+    def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(config)
+
+    def create(self, name: str, asked: Mapping[str, Any]) -> str:
+        return self._manager.create(name, asked)
+
+    def read_back(self, container: str, asked: Mapping[str, Any]) -> list[Finding]:
+        return compare(asked, self._manager.inspect(container))
