@@ -130,6 +130,12 @@ class Usage:
     wall_seconds: float = 0.0
     oom: bool = False
     """The kernel killed something in it for want of memory, whatever became of the rest."""
+    gpu_seconds: float = 0.0
+    """Seconds times devices."""
+    gpus: Mapping[str, Any] = field(default_factory=dict)
+    """By UUID: ``peak_memory_mb``, and ``mean_utilisation`` (percent) where the driver tells."""
+    so_far: bool = False
+    """The attempt goes on. Said now and then; not for ever in the history."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,7 +288,7 @@ class Envelope:
 
 def is_state(event: Event) -> bool:
     """Whether the history keeps it; what may come without end is a capped tail."""
-    return not isinstance(event, _TAIL)
+    return not isinstance(event, _TAIL) and not (isinstance(event, Usage) and event.so_far)
 
 
 def is_end(event: Event) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.choices import Device, Network, Sandbox
+from tasks.choices import Network, Sandbox
 from tasks.job import JobConfig
 from tasks.state import FailureReason
 from worker.config import ExecutionMode, NodeConfig
+from worker.devices.fitness import SlotDevices, unfit
 from worker.engines import EngineState, SandboxLevel
 from worker.limits import HostSize, OverCap, effective_limits
 from worker.plan import Limits
@@ -70,8 +71,9 @@ def admit(
     *,
     last_reason: str = "",
     engine_expected: bool = False,
+    devices: SlotDevices = SlotDevices(),  # noqa: B008 - frozen
 ) -> Admitted | HandBack | Refused:
-    """The decision for a job on a CPU slot of this node.
+    """The decision for a job on a slot of this node, which has these ``devices``.
 
     ``standing``: whose job it is. ``last_reason``: why the attempt before this one ended, or was
     handed back. ``engine_expected``: the slot offered containers when it began to read its queues,
@@ -85,7 +87,7 @@ def admit(
     where = placement(confinement(config, engine), job.sandbox, trusted=standing.native)
     if where is Placement.NOWHERE:
         return _nowhere(job, config, engine, standing, last_reason, engine_expected)
-    unable = _unable(job, where, last_reason)
+    unable = _unable(job, where, last_reason, devices)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
@@ -147,13 +149,12 @@ def _not_here(message: str, last_reason: str) -> HandBack | Refused:
     return turn(reason=FailureReason.UNTRUSTED, message=message)
 
 
-def _unable(job: JobConfig, where: Placement, last_reason: str) -> HandBack | Refused | None:
-    """What a CPU slot of this node cannot give, and must not pretend to."""
-    if job.required_device not in (Device.CPU, Device.ANY):
-        return HandBack(
-            reason=FailureReason.NO_DEVICE,
-            message=f"required_device: {job.required_device} is asked for, and this is a CPU slot",
-        )
+def _unable(
+    job: JobConfig, where: Placement, last_reason: str, devices: SlotDevices
+) -> HandBack | Refused | None:
+    """What this slot of this node cannot give, and must not pretend to."""
+    if why := unfit(job, devices):
+        return HandBack(reason=FailureReason.NO_DEVICE, message=why)
     if job.image is not None and where is Placement.NATIVE:
         return HandBack(
             reason=FailureReason.IMAGE_UNAVAILABLE,

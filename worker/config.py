@@ -16,13 +16,12 @@ from pydantic import Field, ValidationError
 from tasks.errors import ConfigError
 from worker.config_sources import Source, apply_environment, from_file, wrong_config
 from worker.engine_sections import DockerSection, LimitsSection, PodmanSection, PullPolicy
+from worker.gpu_section import GpuAllocation, GpuSection
 from worker.host import default_node_name, default_state_dir, ensure_supported_platform
 from worker.section import Section
 from worker.sections import (
     ExecutionMode,
     ExecutionSection,
-    GpuAllocation,
-    GpuSection,
     ImagesSection,
     MetricsSection,
     NativeSection,

@@ -135,11 +135,11 @@ class Heirs:
         """Keep what can go on, end the rest. Once, in a new child, before its first job."""
         left = self._leftovers.find()
         for runtime in self._parts.recovering():
-            for handle in runtime.recover():
+            for handle in runtime.recover(self._parts.place.slot):
                 directory = self._parts.paths.attempt(handle.attempt)
                 note = left.get(directory)
                 if directory not in left:
-                    handle.detach()  # of another slot
+                    handle.detach()  # it came after the look
                 elif note is not None and note.whole and note.lease.job_id not in self._heirs:
                     del left[directory]
                     self._keep(directory, note, handle)

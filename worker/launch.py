@@ -23,6 +23,7 @@ from worker.store.code import Code, script_argv
 
 _RUNNER: Final = "worker.runner"
 _HOME_OF_RUNNER: Final = Path(__file__).resolve().parent.parent
+_PROOF: Final = Path(__file__).resolve().parent / "runner" / "proof.py"
 
 
 def native_plan(
@@ -71,6 +72,8 @@ def native_plan(
     else:
         argv = (str(interpreter), "-m", _RUNNER, f"--job-config={encoded}")
         env["PYTHONPATH"] = str(_HOME_OF_RUNNER)
+    if grant.devices:
+        argv = (str(interpreter), "-S", str(_PROOF), "--", *argv)
     return LaunchPlan(
         attempt=attempt,
         argv=argv,

@@ -13,6 +13,9 @@ from enum import StrEnum
 from tasks.state import FailureReason, JobState
 from worker.plan import ExitStatus, StopCause
 
+NO_DEVICE_STATUS = 79
+"""Of the runner, and of the proof before a job: it does not see the devices that were granted."""
+
 
 class Ended(StrEnum):
     """Why the supervisor itself ended an attempt."""
@@ -21,6 +24,8 @@ class Ended(StrEnum):
     TIMEOUT = "timeout"
     STALLED = "stalled"
     SHUTDOWN = "shutdown"
+    DEVICE_LOST = "device_lost"
+    GPU_MEMORY = "gpu_memory"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +91,10 @@ def _failure(evidence: Evidence) -> tuple[FailureReason, str] | None:
         return FailureReason.TIMEOUT, evidence.why
     if evidence.ended is Ended.STALLED:
         return FailureReason.STALLED, evidence.why
+    if evidence.ended is Ended.DEVICE_LOST:
+        return FailureReason.DEVICE_LOST, evidence.why
+    if evidence.ended is Ended.GPU_MEMORY:
+        return FailureReason.GPU_OUT_OF_MEMORY, evidence.why
     return _by_limit(evidence) or _by_exit(evidence) or _by_claim(evidence)
 
 
@@ -121,6 +130,8 @@ def _by_exit(evidence: Evidence) -> tuple[FailureReason, str] | None:
         how += f": {evidence.error}"
     elif evidence.tail:
         how += f"; its last words: {evidence.tail}"
+    if exit_.code == NO_DEVICE_STATUS and evidence.has_gpu:
+        return FailureReason.NO_DEVICE, how
     if evidence.cuda_oom_seen and evidence.has_gpu:
         return FailureReason.GPU_OUT_OF_MEMORY, how
     if evidence.memory_error_seen:

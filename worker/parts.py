@@ -10,6 +10,8 @@ from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig
 from worker.crew import Crew
+from worker.devices.fitness import SlotDevices
+from worker.devices.inventory import Inventory
 from worker.devices.pool import DevicePool
 from worker.engines import Engines
 from worker.launchers import Launcher
@@ -33,8 +35,16 @@ class Place:
     host: HostSize
     offers_containers: bool = False
     """Its engine could be used when it began to read its queues."""
-    gpus: int = 0
-    """Of the slot."""
+    kind: Device = Device.CPU
+    """What the slot is made of: cpu, cuda or rocm."""
+    devices: tuple[str, ...] = ()
+    """The UUIDs of its devices; empty for a CPU slot."""
+    gpu_memory_mb: int = 0
+    """The most memory of each of its devices that a job can have, MiB."""
+
+    @property
+    def slot_devices(self) -> SlotDevices:
+        return SlotDevices(kind=self.kind, width=len(self.devices), memory_mb=self.gpu_memory_mb)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +56,7 @@ class NodeParts:
     config: NodeConfig
     paths: NodePaths
     pool: DevicePool
+    inventory: Inventory
     native: Runtime
     engines: Engines
     keyring: Keyring
@@ -63,7 +74,7 @@ class NodeParts:
         from worker.launchers.container import ContainerLauncher  # no cost to a native node
 
         return ContainerLauncher(
-            self.engines.runtime(), self.paths, device=Device.CPU, also_images=also_images
+            self.engines.runtime(), self.paths, device=self.place.kind, also_images=also_images
         )
 
     def recovering(self) -> list[Runtime]:

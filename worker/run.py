@@ -17,8 +17,11 @@ from tasks.record import Claimed
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Patience
+from worker.device_watch import DeviceWatch
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
+from worker.granting import grant as grant_slot
+from worker.granting import promised_mb
 from worker.heirs import Heir
 from worker.launchers import Asked, Launcher, Picked
 from worker.lease import Renewal
@@ -91,6 +94,7 @@ class Run:
         self._handle: Handle | None = None if heir is None else heir.handle
         self._note: Note | None = None if heir is None else heir.note
         self._grant: HeldGrant | None = None
+        self._devices: DeviceWatch | None = None
         self._admitted: Admitted | None = None
         self._launcher: Launcher | None = None
         self._picked = Picked()
@@ -201,6 +205,7 @@ class Run:
             standing,
             last_reason=self._claim.last_reason,
             engine_expected=parts.place.offers_containers,
+            devices=parts.place.slot_devices,
         )
         match decision:
             case Refused():
@@ -224,7 +229,7 @@ class Run:
         self._check()
         provided = self._supplies.get(job)
         self._check()
-        self._grant = parts.pool.grant_cpu(parts.place.slot)
+        self._grant = grant_slot(parts, self._id, job)
         grant = self._grant.grant
         asked = Asked(
             job=job,
@@ -310,7 +315,27 @@ class Run:
             self._attempt.lost()
         elif self._early is not None:
             self._attempt.end(*self._early)
-        return self._attempt.watch()
+        self._watch_devices(job, self._attempt)
+        try:
+            return self._attempt.watch()
+        finally:
+            if self._devices is not None:
+                self._devices.stop()
+
+    def _watch_devices(self, job: JobConfig, attempt: Attempt) -> None:
+        devices = self._note.devices if self._note is not None else ()
+        if devices:
+            self._devices = DeviceWatch(
+                self._parts.inventory,
+                devices,
+                self._id,
+                attempts=self._parts.paths.attempts,
+                limit_mb=promised_mb(self._parts, job),
+                drained=self._parts.pool.health.drained,
+                end=attempt.end,
+                tell=self._publisher.offer,
+            )
+            self._devices.start()
 
     def _where_it_was(self, job: JobConfig) -> dict[str, Any]:
         """Where the reading of an attempt goes on that runs already; {} for a new one."""
@@ -332,12 +357,14 @@ class Run:
         assert note.output is not None  # noqa: S101 - a note of ours is whole
         if self._fenced:
             raise LeaseLost(str(self._id))
+        used = {} if self._devices is None else self._devices.totals()
         self._publisher.state(
             events.Usage(
                 cpu_seconds=round(exit_.cpu_seconds, 3),
                 max_rss_mb=round(exit_.max_rss_mb, 1),
                 wall_seconds=round(exit_.wall_seconds, 3),
                 oom=exit_.oom,
+                **used,
             ),
             more_soon=True,
         )
@@ -376,6 +403,7 @@ class Run:
                 "max_rss_mb": round(exit_.max_rss_mb, 1),
                 # it went on, and ended well: nothing else would tell that it was short of memory
                 **({"oom": True} if exit_.oom else {}),
+                **used,
             },
         )
         return outcome, result
@@ -421,6 +449,8 @@ class Run:
                 removed = False
         if self._grant is not None:
             self._grant.release()
+        if self._note is not None and self._note.devices:
+            self._parts.pool.reap()  # what it used is counted as of now
         self._supplies.close()
         if not removed:
             return  # somebody else may have it by now, and its directories with it

@@ -37,28 +37,12 @@ class ExecutionMode(StrEnum):
     PODMAN = "podman"
 
 
-class GpuAllocation(StrEnum):
-    """Whether jobs share a GPU."""
-
-    EXCLUSIVE = "exclusive"
-    SHARED = "shared"
-
-
 class ExecutionSection(Section):
     mode: ExecutionMode = Field(
         ExecutionMode.AUTO, strict=False, description="auto, native, docker or podman"
     )
     allow_untrusted_native: Flag = False
     """Run unsigned jobs without a container, where there is none: they can do as the node can."""
-
-
-class GpuSection(Section):
-    allocation: GpuAllocation = Field(
-        GpuAllocation.EXCLUSIVE, strict=False, description="exclusive or shared"
-    )
-    memory_limit_mb: Amount = Field(
-        0, description="MiB of each GPU that jobs may have, a whole number; 0: all of it"
-    )
 
 
 class RedisSection(Section):
@@ -112,8 +96,12 @@ class SlotsSection(Section):
     cpu: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = Field(
         "auto", description="auto, or a whole number from 0 to 1024: jobs at once without a GPU"
     )
-    gpu: Literal["auto"] | Annotated[tuple[tuple[str, ...], ...], Field(strict=False)] = Field(
-        "auto", description="auto (a slot for each GPU), or a list of lists of GPU UUIDs"
+    gpu: (
+        Literal["auto"]
+        | Annotated[tuple[tuple[Annotated[int, Field(ge=0)] | str, ...], ...], Field(strict=False)]
+    ) = Field(
+        "auto",
+        description="auto (a slot for each GPU), or a list of lists of GPU UUIDs or indices",
     )
 
     @field_validator("gpu", mode="before")
@@ -125,7 +113,7 @@ class SlotsSection(Section):
 
     @field_validator("gpu")
     @classmethod
-    def _disjoint(cls, value: str | tuple[tuple[str, ...], ...]) -> object:
+    def _disjoint(cls, value: str | tuple[tuple[int | str, ...], ...]) -> object:
         if isinstance(value, str):
             return value
         devices = [device for group in value for device in group]

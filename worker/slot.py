@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import executor
@@ -15,6 +15,8 @@ from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
+from worker.devices.configured import inventory, rules
+from worker.devices.inventory import StaticInventory
 from worker.devices.pool import DevicePool
 from worker.engines import Engines, EngineState
 from worker.heirs import Heirs
@@ -43,11 +45,37 @@ _CREW = 2
 _MB_OF_A_SMALL_HOST = 1024
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnDevices:
+    """What the agent says that the slot is made of; a CPU slot where it says nothing."""
+
+    kind: Device = Device.CPU
+    uuids: tuple[str, ...] = ()
+    memory_mb: int = 0
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> OwnDevices:
+        uuids = tuple(filter(None, env.get("CYXWIZ_SLOT_DEVICES", "").split(",")))
+        if not uuids:
+            return cls()
+        return cls(
+            kind=Device(env["CYXWIZ_SLOT_KIND"]),
+            uuids=uuids,
+            memory_mb=int(env["CYXWIZ_SLOT_GPU_MEMORY_MB"]),
+        )
+
+
 class SlotProcess:
     """What one slot's worker does at each point of its life."""
 
     def __init__(
-        self, *, name: str, config: NodeConfig, settings: Settings, has_agent: bool
+        self,
+        *,
+        name: str,
+        config: NodeConfig,
+        settings: Settings,
+        has_agent: bool,
+        devices: OwnDevices,
     ) -> None:
         self.name = name
         self._config = config
@@ -60,6 +88,7 @@ class SlotProcess:
         self._presence: Presence | None = None
         self._lock = -1
         self._offers_containers = False
+        self._devices = devices
 
     @classmethod
     def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
@@ -78,6 +107,7 @@ class SlotProcess:
             config=config,
             settings=replace(settings, lease_ttl_ms=_ttl_ms(config, settings, env)),
             has_agent="CYXWIZ_AGENT_PID" in env,
+            devices=OwnDevices.from_env(env),
         )
 
     def queues(self) -> list[str]:
@@ -92,8 +122,10 @@ class SlotProcess:
         engine = self._engine_state()
         self._offers_containers = engine.usable
         offer = SlotOffer(
-            device=Device.CPU,
+            device=self._devices.kind,
             memory_mb=self._most_memory_mb(),
+            gpu_memory_mb=self._devices.memory_mb,
+            width=len(self._devices.uuids),
             sandboxes=sandbox_classes(
                 self._config.execution.mode,
                 engine_usable=engine.usable,
@@ -155,6 +187,7 @@ class SlotProcess:
             abandon_after=self._abandon_after,
             zygote=self._zygote,
         )
+        devices = inventory(self._config) if self._devices.uuids else StaticInventory()
         self._orders = Orders(self._settings)
         self._crew = StandingCrew(_CREW)
         parts = NodeParts(
@@ -162,7 +195,13 @@ class SlotProcess:
             settings=self._settings,
             config=self._config,
             paths=self._paths,
-            pool=DevicePool(leases=self._paths.leases, attempts=self._paths.attempts),
+            pool=DevicePool(
+                leases=self._paths.leases,
+                attempts=self._paths.attempts,
+                inventory=devices,
+                rules=rules(self._config),
+            ),
+            inventory=devices,
             native=native,
             engines=self._engines,
             keyring=self._keyring,
@@ -173,6 +212,9 @@ class SlotProcess:
                 slot=self.name,
                 host=self._host,
                 offers_containers=self._offers_containers,
+                kind=self._devices.kind,
+                devices=self._devices.uuids,
+                gpu_memory_mb=self._devices.memory_mb,
             ),
         )
         self._heirs = Heirs(parts, self._tell)

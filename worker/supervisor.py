@@ -149,7 +149,7 @@ class Supervisor:
             slot=self._parts.place.slot,
             ttl_ms=self._parts.settings.lease_ttl_ms,
             delivery_tag=delivery.delivery_tag,
-            gpus=self._parts.place.gpus,
+            gpus=len(self._parts.place.devices),
         )
 
     def _record(self, delivery: Delivery) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.errors import RuntimeUnavailable
 from tasks.state import FailureReason, JobState
+from worker.devices.claims import DeviceBusy, NoSuchDevices
 from worker.outcome import Outcome
 from worker.runtimes.engine.errors import EngineError, ImageForbidden, SandboxUnavailable
 
@@ -38,6 +39,8 @@ class TurnedAway(Exception):
         did: what it was handed back for and meets again is the same everywhere, as far as anybody
         can tell, and must not go round for ever.
         """
+        if isinstance(error, DeviceBusy | NoSuchDevices):
+            return cls.handed_back(FailureReason.NO_DEVICE, str(error))
         reason = error.reason if isinstance(error, EngineError) else FailureReason.ENGINE_ERROR
         if reason is FailureReason.ENGINE_ERROR or last_reason != reason:
             return cls.handed_back(reason, str(error))

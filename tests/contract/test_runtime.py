@@ -311,6 +311,7 @@ def test_a_successor_goes_on_at_the_first_byte_not_acknowledged(harness: Harness
     first.detach()
     with pytest.raises(KeeperError, match="detached"):
         first.read(1)
+    assert harness.successor().recover("another-slot") == [], "it would be taken from its own"
     [second] = harness.successor().recover()
     assert second.attempt == first.attempt
     rest = hear(second)

@@ -63,10 +63,7 @@ def _line(event: Event) -> str:  # noqa: C901 - one case for each type of event
         case events.Checkpoint():
             return f"checkpoint of epoch {event.epoch}: {event.path}"
         case events.Usage():
-            return (
-                f"used {duration(event.cpu_seconds)} of CPU, {event.max_rss_mb:.0f} MiB, "
-                f"in {duration(event.wall_seconds)}"
-            )
+            return _usage(event)
         case events.Paused():
             return "paused" + _because(event.why)
         case events.Resumed():
@@ -88,6 +85,19 @@ def _line(event: Event) -> str:  # noqa: C901 - one case for each type of event
             return f"{event.said_type} {dict(event.fields)}"
         case _:
             assert_never(event)
+
+
+def _usage(event: events.Usage) -> str:
+    gpus = ", ".join(
+        f"{one.get('peak_memory_mb', 0)} MiB of {uuid}" for uuid, one in event.gpus.items()
+    )
+    if event.so_far:
+        return f"uses {gpus}"
+    of_gpus = f", {gpus}" if gpus else ""
+    return (
+        f"used {duration(event.cpu_seconds)} of CPU, {event.max_rss_mb:.0f} MiB{of_gpus}, "
+        f"in {duration(event.wall_seconds)}"
+    )
 
 
 def _because(why: str) -> str:

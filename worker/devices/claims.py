@@ -142,9 +142,7 @@ class Claims:
         """How it stands now. Changes nothing."""
         look = self.look()
         held = [
-            one.held
-            if one.alive
-            else replace(one.held, quarantined=self._why_blocked(one) or _CLEARING)
+            replace(one.held, quarantined=self._why_blocked(one))
             for one in self._ledger.found()
             if one.alive or self._uncleared(one)
         ]

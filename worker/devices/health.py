@@ -100,6 +100,16 @@ class Events(Protocol):
     def hear(self) -> list[GpuEvent]: ...
 
 
+class NoEvents:
+    """No driver that would say anything."""
+
+    def watch(self) -> None:
+        pass
+
+    def hear(self) -> list[GpuEvent]:
+        return []
+
+
 class HealthWatch:
     """Looks at all devices of the node. One thread of one process."""
 

@@ -150,7 +150,9 @@ class DevicePool:
         grant = Grant(
             slot=slot,
             devices=uuids,
-            env=environment([known.get(uuid, Device(uuid=uuid)) for uuid in uuids]),
+            env=environment(
+                [known.get(uuid, Device(uuid=uuid)) for uuid in uuids], request.memory_mb
+            ),
             fds=(lease.fd, *(one.fd for one in held)),
         )
         return HeldGrant(grant, (lease, *held))

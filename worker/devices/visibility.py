@@ -10,6 +10,9 @@ from worker.devices.inventory import Device
 GRANTED = "CYXWIZ_DEVICES"
 """The UUIDs of the grant, with commas: what a job can hold against what it sees."""
 
+SHARE = "CYXWIZ_GPU_MEMORY_MB"
+"""How much memory of each device the job may use, MiB; not set: all of it."""
+
 NO_GPUS = {
     "CUDA_VISIBLE_DEVICES": "",
     "HIP_VISIBLE_DEVICES": "",
@@ -19,10 +22,15 @@ NO_GPUS = {
 }
 
 
-def environment(devices: Sequence[Device]) -> dict[str, str]:
-    """For a job with exactly these devices, all of one kind."""
+def environment(devices: Sequence[Device], memory_mb: int = 0) -> dict[str, str]:
+    """For a job with exactly these devices, all of one kind. ``memory_mb``: see `SHARE`."""
     if not devices:
         return dict(NO_GPUS)
+    share = {SHARE: str(memory_mb)} if memory_mb else {}
+    return {**_names(devices), **share}
+
+
+def _names(devices: Sequence[Device]) -> dict[str, str]:
     uuids = ",".join(one.uuid for one in devices)
     if devices[0].kind is Kind.ROCM:
         # HIP obeys CUDA_VISIBLE_DEVICES too: an empty one would hide everything

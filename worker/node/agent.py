@@ -27,10 +27,13 @@ from worker.engines import Engines
 from worker.node import slot_records, systemd
 from worker.node.adoption import Leftovers
 from worker.node.cordoned import Cordoning
+from worker.node.device_care import DeviceCare
 from worker.node.engine_care import EngineCare
+from worker.node.gpu_slots import gpu_slots
 from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
 from worker.node.log import event
 from worker.node.node_orders import NodeOrders
+from worker.node.parking import Parking
 from worker.node.paths import NodePaths
 from worker.node.registry import (
     Heartbeat,
@@ -57,6 +60,7 @@ from worker.node.stop_bell import StopBell
 from worker.trust.keyring import Keyring
 
 _TIDY_EVERY: Final = 30.0
+_LOOK_AT_DEVICES_EVERY: Final = 1.0
 
 
 class Service(Protocol):
@@ -106,7 +110,9 @@ class Agent:
         self._engines = Engines(
             config, abandon_after=settings.lease_ttl_ms / 1000 + config.timeouts.lease_grace
         )
-        self._care = EngineCare(config, self._engines, self._paths)
+        self._devices = DeviceCare(config, self._paths)
+        gpus = gpu_slots(config, self._devices.snapshot)
+        self._care = EngineCare(config, self._engines, self._paths, has_gpus=bool(gpus))
         self._leftovers = Leftovers(self._paths, self._engines.recovering)
         self._launch = Launch(
             command=command or celery_command(config.node.name),
@@ -121,7 +127,8 @@ class Agent:
             restarts=restarts or RestartPolicy(),
             kill_after=kill_after,
         )
-        self._slots = cpu_slots(config.slots.cpu_slots(usable_cores()))
+        self._slots = (*cpu_slots(config.slots.cpu_slots(usable_cores())), *gpus)
+        self._parking = Parking()
         self._workers: list[SlotWorker] = []
         self._state = NodeState.STARTING
         self._ready = threading.Event()
@@ -165,8 +172,8 @@ class Agent:
             stack.callback(heartbeat.stop)
             stack.callback(self._engines.close)
             orders = NodeOrders(self._settings, identity.name, heartbeat.now)
-            services: list[Service] = [self._care, orders, *self._make_services(identity)]
-            for service in services:
+            own: list[Service] = [self._care, self._devices, orders]
+            for service in (*own, *self._make_services(identity)):
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
@@ -217,6 +224,12 @@ class Agent:
             now = time.monotonic()
             self._obey(now)
             self._heed(now)
+            self._parking.step(
+                now,
+                self._workers[: len(self._slots)],
+                {} if self._obeyed else self._devices.unwell(),
+                cordoned=self._obeyed > 0 or self._cordoning.cordoned,
+            )
             for worker in self._workers:
                 worker.step(now)
             if now >= self._tidy_at:
@@ -269,7 +282,8 @@ class Agent:
                 self._say(f"{name} ready (pid {worker.pid})")
         configured = self._workers[: len(self._slots)]
         if self._state is NodeState.STARTING and all(
-            worker.state is WorkerState.READY for worker in configured
+            worker.state is WorkerState.READY or worker.slot.name in self._parking
+            for worker in configured
         ):
             self._state = NodeState.READY
             self._ready.set()
@@ -290,6 +304,8 @@ class Agent:
             wakes.append(self._drain_until)
         if (at := self._cordoning.wake_at()) is not None:
             wakes.append(at)
+        if self._devices.snapshot.devices:
+            wakes.append(now + _LOOK_AT_DEVICES_EVERY)
         for worker in self._workers:
             if worker.process is not None:
                 poll.register(worker.process, select.POLLIN)
@@ -321,7 +337,12 @@ class Agent:
 
     def _entries(self) -> tuple[SlotEntry, ...]:
         return tuple(
-            SlotEntry(name=worker.slot.name, kind=worker.slot.kind, state=worker.state)
+            SlotEntry(
+                name=worker.slot.name,
+                kind=worker.slot.kind,
+                state=worker.state,
+                devices=worker.slot.devices,
+            )
             for worker in self._workers
             if worker.state is not WorkerState.STOPPED or worker.slot in self._slots
         )
@@ -355,6 +376,8 @@ class Agent:
             podman_available=facts.state.usable and facts.state.name == "podman",
             container_images=facts.images,
             offer=self._offer(),
+            gpus=self._devices.entries(),
+            no_gpus=self._devices.snapshot.reason,
         )
 
 

@@ -70,6 +70,29 @@ class SlotEntry:
     kind: str
     state: str
     """waiting, starting, ready, draining, quitting or stopped."""
+    devices: tuple[str, ...] = ()
+    """The UUIDs of its devices; empty for a CPU slot."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuEntry:
+    """One device as others see it."""
+
+    uuid: str
+    kind: str
+    """cuda or rocm."""
+    name: str
+    memory_mb: int
+    used_mb: int
+    utilisation: int | None = None
+    """Percent."""
+    temperature_c: int | None = None
+    parent: str = ""
+    """Of a MIG instance: the UUID of its GPU."""
+    jobs: int = 0
+    """How many have it now."""
+    wrong: str = ""
+    """Why it is given to nobody; '' if it is well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +140,9 @@ class NodeRecord:
     nvidia_container_toolkit: bool = False
     container_images: tuple[str, ...] = ()
     offer: Offer = field(default_factory=Offer)
+    gpus: tuple[GpuEntry, ...] = ()
+    no_gpus: str = ""
+    """Why there are no GPUs, or not all."""
 
     def to_json(self) -> str:
         """Without the offer, which the indexes have."""

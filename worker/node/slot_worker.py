@@ -106,7 +106,7 @@ class SlotWorker:
         self._since = now
         self._state = WorkerState.STARTING
         event("slot.adopted", slot=self.slot.name, pid=self.pid)
-        if record is None or record.digest != self._launch.digest:
+        if record is None or record.digest != self._launch.digest_for(self.slot):
             event("slot.outdated", slot=self.slot.name, pid=self.pid)
             self._signal(WorkerState.DRAINING, signal.SIGTERM)
         return True
@@ -211,7 +211,7 @@ class SlotWorker:
             pid=child.pid,
             start=self._process.name.start,
             boot_id=boot_id(),
-            digest=self._launch.digest,
+            digest=self._launch.digest_for(self.slot),
             started=time.time(),
         )
         slot_records.write(self._paths, record)

@@ -24,6 +24,8 @@ class SlotKind(StrEnum):
     """What a slot's devices are."""
 
     CPU = "cpu"
+    CUDA = "cuda"
+    ROCM = "rocm"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +33,12 @@ class Slot:
     """A set of devices, served by one worker."""
 
     name: str
-    """Such as ``cpu0``."""
+    """Such as ``cpu0`` or ``gpu2-3``."""
     kind: SlotKind = SlotKind.CPU
+    devices: tuple[str, ...] = ()
+    """UUIDs; empty for a CPU slot."""
+    gpu_memory_mb: int = 0
+    """The most memory of each of its devices that a job can have, MiB."""
 
 
 def kind_of(slot: str) -> str:
@@ -58,6 +64,13 @@ class Launch:
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
     kill_after: float = 15.0
     """Seconds between SIGQUIT and SIGKILL."""
+
+    def digest_for(self, slot: Slot) -> str:
+        """Of all that the worker of ``slot`` is started with."""
+        if not slot.devices:
+            return self.digest
+        content = [self.digest, slot.kind, *slot.devices, slot.gpu_memory_mb]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def celery_command(
@@ -114,8 +127,15 @@ def celery_env(
 
 def slot_env(launch: Launch, slot: Slot, paths: NodePaths) -> dict[str, str]:
     """The whole environment of the slot's worker."""
+    own = {"CYXWIZ_SLOT": slot.name}
+    if slot.devices:
+        own |= {
+            "CYXWIZ_SLOT_KIND": slot.kind,
+            "CYXWIZ_SLOT_DEVICES": ",".join(slot.devices),
+            "CYXWIZ_SLOT_GPU_MEMORY_MB": str(slot.gpu_memory_mb),
+        }
     # a pool child that is killed leaves directories in its TMPDIR: nobody would clear the host's
-    return {**launch.env, "CYXWIZ_SLOT": slot.name, "TMPDIR": str(paths.slot_temp(slot.name))}
+    return {**launch.env, **own, "TMPDIR": str(paths.slot_temp(slot.name))}
 
 
 def digest_of(config: NodeConfig, settings: Settings) -> str:

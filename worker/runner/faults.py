@@ -3,6 +3,7 @@
 Fault                 what went wrong, for the one who reads `complete`
 ├── JobFault          the job is at fault: its definition, its options or its data
 └── EnvironmentLacks    this environment lacks a package
+    └── NoDevice        … or the GPU that the job must have
 Terminated            SIGTERM; no Exception, or a library might swallow it
 """
 
@@ -25,6 +26,8 @@ class Exit(IntEnum):
     """Memory of the host or the GPU was not enough."""
     TERMINATED = 143
     """SIGTERM: a checkpoint was saved if training had begun."""
+    NO_DEVICE = 79
+    """The GPUs that the job was granted are not to be seen, or it cannot use them."""
 
 
 class Fault(Exception):
@@ -43,6 +46,12 @@ class EnvironmentLacks(Fault):
     """This environment lacks a package or a GPU."""
 
     exit = Exit.ENVIRONMENT
+
+
+class NoDevice(EnvironmentLacks):
+    """It must compute on a GPU, and would do so on the CPU."""
+
+    exit = Exit.NO_DEVICE
 
 
 class Terminated(BaseException):

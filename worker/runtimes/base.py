@@ -138,8 +138,12 @@ class Runtime(Protocol):
         """
         ...
 
-    def recover(self) -> list[Handle]:
-        """Attempts that an earlier supervisor of this node left, running or ended."""
+    def recover(self, slot: str | None = None) -> list[Handle]:
+        """Attempts that an earlier supervisor of this node left, running or ended.
+
+        To attach to one takes it from whoever supervises it. ``slot``: those of this slot only;
+        None: all, for a node without supervisors.
+        """
         ...
 
     def close(self) -> None:

@@ -76,11 +76,11 @@ class FakeRuntime:
         self.host.attempts[plan.attempt] = attempt
         return FakeHandle(self.host, attempt)
 
-    def recover(self) -> list[Handle]:
+    def recover(self, slot: str | None = None) -> list[Handle]:
         return [
             FakeHandle(self.host, attempt)
             for attempt in list(self.host.attempts.values())
-            if not attempt.removed
+            if not attempt.removed and slot in (None, attempt.plan.grant.slot)
         ]
 
     def close(self) -> None:

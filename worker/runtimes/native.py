@@ -98,8 +98,8 @@ class NativeRuntime:
             link, state=plan.state, scratch=plan.scratch, take_back=self._zygote.take_back
         )
 
-    def recover(self) -> list[Handle]:
-        """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
+    def recover(self, slot: str | None = None) -> list[Handle]:
+        """Attaches to the attempts whose keeper lives; dead ones are for `keeper.settle`."""
         found: list[Handle] = []
         if unavailable() or not self._attempts.is_dir():
             return found
@@ -107,7 +107,7 @@ class NativeRuntime:
             if not lock.alive(directory) or containers.read(directory) is not None:
                 continue
             record = lock.read(directory)
-            if record is None:
+            if record is None or slot not in (None, record.slot):
                 continue
             # It may be ending this very moment: then it is not there to be found.
             with contextlib.suppress(OSError, KeeperError):

@@ -113,10 +113,25 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "cleanup": {"remove_containers": False, "keep_logs_hours": 0},
         },
         "podman": {"enabled": False, "socket": "/p.sock"},
-        "gpu": {"allocation": "shared", "memory_limit_mb": 9},
+        "gpu": {
+            "allocation": "shared",
+            "memory_limit_mb": 9,
+            "strategy": "round_robin",
+            "min_available_memory_mb": 10,
+            "max_jobs_per_device": 4,
+            "devices": [
+                {
+                    "uuid": "GPU-4f",
+                    "kind": "rocm",
+                    "name": "MI210",
+                    "memory_mb": 65536,
+                    "nodes": ["/dev/dri/renderD128"],
+                }
+            ],
+        },
         "redis": {"url": "rediss://h:1/2", "prefix": "p:"},
         "node": {"name": "n-1", "pool": "lab", "labels": {"a": "b"}, "state_dir": "/s"},
-        "slots": {"cpu": 0, "gpu": [["GPU-a", "GPU-b"], ["GPU-c"]]},
+        "slots": {"cpu": 0, "gpu": [["GPU-a", "GPU-b"], [2]]},
         "storage": {
             "roots": ["/d"],
             "schemes": ["s3"],

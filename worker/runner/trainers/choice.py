@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.runner.faults import EnvironmentLacks
+from worker.runner.faults import EnvironmentLacks, NoDevice
 from worker.runner.lazy import installed
 from worker.runner.trainers.base import Plan, Trainer
 
@@ -25,11 +25,16 @@ def choose(wanted: str) -> str:
 
 
 def make(name: str, plan: Plan) -> Trainer:
-    """The trainer. Raises JobFault: it cannot express the model; EnvironmentLacks."""
+    """The trainer. Raises JobFault: it cannot express the model; EnvironmentLacks, NoDevice."""
     if name == "pytorch":
         from worker.runner.trainers.pytorch import TorchTrainer
 
         return TorchTrainer(plan)
+    if plan.device not in ("cpu", "any"):
+        raise NoDevice(
+            f"required_device is {plan.device}, and scikit-learn computes on the CPU only; "
+            "choose an image with PyTorch, or required_device: cpu"
+        )
     from worker.runner.trainers.sklearn import SklearnTrainer
 
     return SklearnTrainer(plan)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from worker.runner.faults import EnvironmentLacks
+from worker.runner.faults import NoDevice
 from worker.runner.lazy import torch
 from worker.runner.options import Optimizer
 
@@ -22,7 +22,7 @@ def make_repeatable(device: Any) -> None:
 
 
 def device_for(wanted: str) -> Any:
-    """The device that a job gets. Raises EnvironmentLacks: it must have a GPU, and there is none.
+    """The device that a job gets. Raises NoDevice: it must have a GPU, and there is none.
 
     ROCm's GPUs are called cuda by PyTorch, too.
     """
@@ -30,14 +30,23 @@ def device_for(wanted: str) -> Any:
         return torch.device("cpu")
     kind = "rocm" if torch.version.hip else "cuda"
     if torch.cuda.is_available() and wanted in ("any", kind):
+        _keep_to_share()
         return torch.device("cuda", 0)
     if wanted == "any":
         return torch.device("cpu")
     built = torch.version.hip or torch.version.cuda
-    raise EnvironmentLacks(
+    raise NoDevice(
         f"required_device is {wanted}, and PyTorch {torch.__version__} sees no such GPU "
         f"(it was built for {kind + ' ' + built if built else 'CPUs only'})"
     )
+
+
+def _keep_to_share() -> None:
+    """Of a GPU that the job shares: PyTorch refuses to take more of it than its part."""
+    share = int(os.environ.get("CYXWIZ_GPU_MEMORY_MB") or 0) << 20
+    total = torch.cuda.get_device_properties(0).total_memory
+    if 0 < share < total:
+        torch.cuda.set_per_process_memory_fraction(share / total, 0)
 
 
 def make_optimizer(optimizer: Optimizer, parameters: list[Any]) -> Any:

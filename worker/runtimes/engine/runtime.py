@@ -139,8 +139,8 @@ class EngineRuntime:
             kind = type(error) if isinstance(error, RuntimeUnavailable) else RuntimeUnavailable
             raise kind(text) from error
 
-    def recover(self) -> list[Handle]:
-        """Attaches to every attempt whose keeper lives; dead ones are for `keeper.settle`."""
+    def recover(self, slot: str | None = None) -> list[Handle]:
+        """Attaches to the attempts whose keeper lives; dead ones are for `keeper.settle`."""
         found: list[Handle] = []
         if unavailable() or not self._attempts.is_dir():
             return found
@@ -149,7 +149,7 @@ class EngineRuntime:
             if noted is None or noted.socket != str(self._settings.socket):
                 continue
             record = lock.read(directory) if lock.alive(directory) else None
-            if record is None:
+            if record is None or slot not in (None, record.slot):
                 continue
             # It may be ending this very moment: then it is not there to be found.
             with contextlib.suppress(OSError, KeeperError):

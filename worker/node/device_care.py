@@ -1,0 +1,105 @@
+"""What an agent does for its node's devices, beside the slots: watches their health, clears up
+after dead holders, and knows how it stands.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+from worker.config import NodeConfig
+from worker.devices.configured import events, inventory, rules
+from worker.devices.health import HealthWatch
+from worker.devices.inventory import Snapshot
+from worker.devices.pool import DevicePool, DeviceState, PoolState
+from worker.node.paths import NodePaths
+from worker.node.registry import GpuEntry
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 2.0
+
+
+class DeviceCare:
+    """A thread of its own, where the node has devices."""
+
+    def __init__(
+        self, config: NodeConfig, paths: NodePaths, *, look_every: float = _LOOK_EVERY_S
+    ) -> None:
+        """``look_every``: seconds."""
+        devices = inventory(config)
+        self._pool = DevicePool(
+            leases=paths.leases,
+            attempts=paths.attempts,
+            inventory=devices,
+            rules=rules(config),
+        )
+        self._watch = HealthWatch(devices, events(), self._pool.health)
+        self._look_every = look_every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="devices", daemon=True)
+        self.facts = PoolState(snapshot=devices.snapshot(), devices=())
+        """May be read from any thread."""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.facts.snapshot
+
+    def start(self) -> None:
+        """Begin."""
+        if self.snapshot.devices:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End. Safe to call twice."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> PoolState:
+        """Look at every device, and clear up after the dead."""
+        self._watch.look()
+        self._pool.reap()
+        self.facts = self._pool.state()
+        return self.facts
+
+    def unwell(self) -> dict[str, str]:
+        """Devices that no job may be given: UUID to why."""
+        return {one.device.uuid: wrong(one) for one in self.facts.devices if wrong(one)}
+
+    def entries(self) -> tuple[GpuEntry, ...]:
+        """For the node's record."""
+        return tuple(_entry(one) for one in self.facts.devices)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception:  # the thread must outlive a fault: nobody else does its work
+                log.exception("device.care_broken")
+            if self._stop.wait(self._look_every):
+                return
+
+
+def wrong(state: DeviceState) -> str:
+    """Why a device is given to nobody; '' if it is well."""
+    held_up = next((one.quarantined for one in state.held if one.quarantined), "")
+    quarantined = f"quarantined: {held_up}" if held_up else ""
+    return state.device.fault or state.drained or quarantined
+
+
+def _entry(state: DeviceState) -> GpuEntry:
+    device = state.device
+    return GpuEntry(
+        uuid=device.uuid,
+        kind=device.kind,
+        name=device.name,
+        memory_mb=device.memory_mb,
+        used_mb=device.used_mb,
+        utilisation=device.utilisation,
+        temperature_c=device.temperature_c,
+        parent=device.parent,
+        jobs=len(state.held),
+        wrong=wrong(state),
+    )
