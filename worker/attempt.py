@@ -48,6 +48,10 @@ class Patience:
     """Between SIGTERM and SIGKILL."""
 
 
+class Left(Exception):
+    """The attempt was left to a successor."""
+
+
 class Attempt:
     """A started attempt. `watch` runs on the supervisor's thread; the rest may come from any."""
 
@@ -75,6 +79,7 @@ class Attempt:
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
         self._paused = paused
+        self._leaves = False
         self._began = began
         self._acked = dict.fromkeys(Stream, 0)
         publisher.on_told = self._acknowledge
@@ -90,6 +95,10 @@ class Attempt:
                 return
             self.ended, self.why = ended, why
         self._tell(lambda: self._handle.stop(self._patience.grace))
+
+    def leave(self) -> None:
+        """Read it no further, and let it go on: `watch` raises Left."""
+        self._leaves = True
 
     # of the lease, from its thread
 
@@ -141,11 +150,13 @@ class Attempt:
     # the supervisor's thread
 
     def watch(self) -> ExitStatus:
-        """Read the attempt to its end."""
+        """Read the attempt to its end. Raises Left."""
         quiet_since = time.monotonic()
         begun = quiet_since if self._began is None else self._began
         told = False
         while True:
+            if self._leaves and self.ended is None:
+                raise Left
             try:
                 what = self._handle.read(_POLL_S if told else _TELL_CELERY_AFTER_S)
             except KeeperError as error:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import redis
+
 from tasks import events
 from tasks.errors import BadSignature, InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
 from tasks.executor import Delivery, Dropped, Verdict
@@ -16,7 +18,7 @@ from tasks.job import JobConfig
 from tasks.record import Claimed
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
-from worker.attempt import Attempt, Patience
+from worker.attempt import Attempt, Left, Patience
 from worker.device_watch import DeviceWatch
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
@@ -24,7 +26,7 @@ from worker.granting import grant as grant_slot
 from worker.granting import promised_mb
 from worker.heirs import Heir
 from worker.launchers import Asked, Launcher, Picked
-from worker.lease import Renewal
+from worker.lease import Renewal, local_deadline
 from worker.limits import effective_timeout
 from worker.note import Note, remember
 from worker.outcome import Ended, Evidence, Outcome, decide
@@ -101,6 +103,8 @@ class Run:
         self._told_of_pull = 0.0
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
+        self._away = 0.0
+        self._is_left = False
         self._began = time.monotonic()
         if heir is not None and heir.note.began is not None:
             self._began = heir.note.began
@@ -125,6 +129,15 @@ class Run:
     def shutdown(self) -> None:
         """The node stops: end the attempt, hand the job back."""
         self._end(Ended.SHUTDOWN, f"node {self._parts.place.node} stopped")
+
+    def leave(self, away: float) -> bool:
+        """The node stops for a while: the attempt goes on without this supervisor, for ``away``
+        seconds. False: there is none yet."""
+        if self._attempt is None:
+            return False
+        self._away = away
+        self._attempt.leave()
+        return True
 
     def _end(self, ended: Ended, why: str) -> None:
         self._early = self._early or (ended, why)
@@ -151,11 +164,30 @@ class Run:
         self._parts.orders.listen(self._id.job_id, self)
         try:
             return self._finish(*self._steps())
+        except Left:
+            return self._leave_behind()
         finally:
             self._renewal.stop()
             self._parts.orders.stop()
             self._publisher.close()
             self._clean_up()
+
+    def _leave_behind(self) -> Verdict:
+        """The lease and the keeper's patience last until a successor may be there."""
+        self._renewal.stop()
+        self._publisher.close()  # what it could not send is still with the keeper
+        assert self._handle is not None  # noqa: S101 - else nothing could be left
+        sent, ttl_ms = time.monotonic(), round(self._away * 1000)
+        try:
+            self._parts.records.renew(self._claim.lease, ttl_ms)
+            self._handle.beat(local_deadline(sent, ttl_ms))
+        except (redis.RedisError, KeeperError) as error:
+            log.warning("attempt.left_briefly attempt=%s error=%s", self._id, error)
+        log.info("attempt.left attempt=%s away=%g", self._id, self._away)
+        self._handle.detach()
+        self._handle = None
+        self._is_left = True
+        return Dropped(why="it goes on, and the next supervisor of the slot with it")
 
     def _steps(self) -> tuple[Outcome, Mapping[str, Any]]:
         """Everything up to the outcome; and, of a success, its result."""
@@ -178,7 +210,7 @@ class Run:
             log.warning("attempt.unstarted attempt=%s error=%s", self._id, error)
             self._parts.engines.doubt()
             return TurnedAway.by_runtime(error, self._claim.last_reason).outcome, {}
-        except LeaseLost:
+        except (LeaseLost, Left):
             raise
         except Exception as error:  # a fault of ours must not cost the job its record
             log.exception("attempt.broken attempt=%s", self._id)
@@ -440,6 +472,8 @@ class Run:
 
     def _clean_up(self) -> None:
         """Nothing of the attempt stays: no process, no grant, no directory but checkpoints."""
+        if self._is_left:
+            return
         removed = True
         if self._handle is not None:
             try:

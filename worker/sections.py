@@ -228,6 +228,13 @@ class TimeoutsSection(Section):
         LEASE_TTL_MS / 1000, ge=1, le=3600, description="seconds from 1 to 3600"
     )
     lease_grace: float = Field(15.0, ge=0, le=3600, description="seconds from 0 to 3600")
+    away: float = Field(
+        300.0,
+        ge=1,
+        le=86400,
+        description="seconds from 1 to 86400 that jobs wait for the next start of a node that was "
+        "stopped without ending them",
+    )
     job: float = Field(
         0.0, ge=0, description="seconds that any attempt may take at most; 0: no limit"
     )

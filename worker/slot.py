@@ -222,7 +222,9 @@ class SlotProcess:
         Store(Policy.of(self._config)).sweep()
         self._zygote.start()  # warm before the first job
         self._native = native
-        self._bound = Interruptible(Supervisor(parts, self._heirs))
+        self._bound = Interruptible(
+            Supervisor(parts, self._heirs, lambda: slot_records.leaving(self._paths, self.name))
+        )
         executor.bind(self._bound)
 
     def _tell(self, job_id: str) -> None:

@@ -37,9 +37,16 @@ _T = TypeVar("_T")
 class Supervisor:
     """See the module's docstring. A slot runs one job at a time, and so does this."""
 
-    def __init__(self, parts: NodeParts, heirs: Heirs | None = None) -> None:
-        """``heirs``: attempts that an earlier child of the slot has left."""
+    def __init__(
+        self,
+        parts: NodeParts,
+        heirs: Heirs | None = None,
+        leaving: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """``heirs``: attempts that an earlier child of the slot has left. ``leaving``: at a stop,
+        for how many seconds the attempt at hand shall be left running; None: it shall end."""
         self._parts = parts
+        self._leaving = leaving
         self._heirs = heirs
         self._stopping = threading.Event()
         self._run: Run | None = None
@@ -93,10 +100,11 @@ class Supervisor:
             log.warning("job.result_unmarked job=%s error=%s", job_id, error)
 
     def shutdown(self) -> None:
-        """Stop the attempt at hand and hand its job back. May be called from a signal handler."""
+        """Stop the attempt at hand and hand its job back, or leave it to the next supervisor."""
         self._stopping.set()
-        if self._run is not None:
-            self._run.shutdown()
+        run, away = self._run, self._leaving()
+        if run is not None and (away is None or not run.leave(away)):
+            run.shutdown()
 
     def _heir_of(self, delivery: Delivery) -> Heir | None:
         """The attempt of this job that runs here already, its lease held."""

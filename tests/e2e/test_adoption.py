@@ -22,6 +22,8 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.e2e
 
 Start = Callable[..., Cluster]
+LONG = {"lease_ttl": 60.0, "lease_grace": 30.0}
+"""No lease runs out meanwhile, however slow the host is."""
 
 # Prints numbered lines on both streams, and progress, until the file "go" is there. Its result
 # names the process.
@@ -50,7 +52,7 @@ time.sleep(float(sys.argv[3]))
 class Talker:
     """A job that prints, on one node."""
 
-    def __init__(self, cluster: Cluster, directory: Path, *, every: float = 0.01) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, *, every: float = 0.05) -> None:
         self.cluster = cluster
         self.go = directory / "go"
         self.every = every
@@ -108,7 +110,7 @@ def check_whole(cluster: Cluster, job: AsyncResult, result: dict[str, object]) -
 
 def test_its_stream_has_no_gap_and_nothing_twice(start_cluster: Start, tmp_path: Path) -> None:
     """However often, and whichever process of the slot it is."""
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     fence = cluster.record(job).fence
@@ -128,7 +130,7 @@ def test_its_stream_has_no_gap_and_nothing_twice(start_cluster: Start, tmp_path:
 
 def test_a_job_that_ended_while_nobody_looked(start_cluster: Start, tmp_path: Path) -> None:
     """Its last words and its exit are kept for whoever comes."""
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     assert cluster.node.process is not None
@@ -151,7 +153,7 @@ def test_a_supervisor_that_only_stood_still_is_refused(
     start_cluster: Start, tmp_path: Path
 ) -> None:
     """It wakes up when its attempt is another's: it can neither write nor clear up."""
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     worker, child = cluster.node.worker(), cluster.node.pool_child()
@@ -175,7 +177,7 @@ def logs(cluster: Cluster) -> str:
 
 
 def test_chain_and_chord_go_on_after_it(start_cluster: Start, tmp_path: Path) -> None:
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
 
     def signature(job_id: str, config: dict[str, object]) -> object:
@@ -203,7 +205,7 @@ def test_chain_and_chord_go_on_after_it(start_cluster: Start, tmp_path: Path) ->
 
 def test_another_job_waits_for_the_slot(start_cluster: Start, tmp_path: Path) -> None:
     """A slot whose attempt is to be adopted takes no other job, and loses none."""
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     others = [cluster.submit({"command": ["true"]}) for _ in range(3)]
@@ -220,7 +222,7 @@ def test_redis_is_away_when_the_supervisor_dies(
     start_cluster: Start, server: RedisServer, tmp_path: Path
 ) -> None:
     """What was printed and not yet published is kept by the keeper."""
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     server.kill()
@@ -237,10 +239,76 @@ def test_redis_is_away_when_the_supervisor_dies(
 def test_a_cancel_that_came_meanwhile(start_cluster: Start, tmp_path: Path) -> None:
     from tasks.control import cancel
 
-    cluster = start_cluster()
+    cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)
     job = talker.submit()
     os.kill(cluster.node.pool_child(), signal.SIGKILL)
     cancel(job.id, "enough", app=cluster.app)
     assert cluster.wait_state(job).state is JobState.CANCELLED
     cluster.wait_clean()
+
+
+# a node that is stopped and started again
+
+
+def test_a_node_is_upgraded_and_its_job_does_not_notice(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """For longer than its lease would hold, with another node that would take it."""
+    cluster = start_cluster("node-a", lease_ttl=1.5, lease_grace=1.0)
+    other = start_cluster("node-b", lease_ttl=1.5, lease_grace=1.0)
+    client = cluster.app.records.client
+    other.node.stop()
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    other.node.start()
+    [pid] = cluster.node.job_pids()
+    assert cluster.node.leave() == 0
+    began = client.time()[0]
+    wait_until(lambda: client.time()[0] > began + 3, timeout=20, what="two leases' time to pass")
+    assert cluster.node.job_pids() == [pid]
+    cluster.node.start()
+    cluster.wait_adopted(job)
+    talker.wait_heard(job, 5)
+    result = talker.finish(job)
+    check_whole(cluster, job, result)
+    assert result["node"] == "node-a"
+    cluster.wait_clean()
+    assert cluster.node.stop() == 0
+
+
+def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> None:
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    assert cluster.node.command("node", "stop") == 0
+    assert cluster.node.process is not None
+    assert cluster.node.process.wait(10) == 0
+    assert cluster.node.job_pids()
+    assert cluster.node.command("node", "stop") == 10, "there is none"
+    cluster.node.start()
+    cluster.wait_adopted(job)
+    assert cluster.node.command("node", "stop", "--now") == 0
+    assert not cluster.node.job_pids()
+    assert cluster.record(job).state is JobState.QUEUED
+    cluster.node.start()
+    talker.go.touch()
+    assert job.get(timeout=60)["attempt"] == 1, "a hand-back is no attempt"
+    cluster.wait_clean()
+
+
+def test_a_node_that_does_not_come_back_in_time_loses_its_job(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    away = {"timeouts": {"away": 1.0}}
+    first = start_cluster("node-a", lease_ttl=1.5, lease_grace=1.0, extra=away)
+    talker = Talker(first, tmp_path)
+    job = talker.submit()
+    second = start_cluster("node-b", lease_ttl=1.5, lease_grace=1.0)
+    assert first.node.leave() == 0
+    wait_until(lambda: second.node.job_pids(), timeout=30, what="it to run elsewhere")
+    wait_until(lambda: not first.node.job_pids(), timeout=30, what="its end here")
+    assert talker.finish(job)["node"] == "node-b"
+    second.wait_clean()
+    first.node.start()
+    first.wait_clean()

@@ -145,6 +145,16 @@ class LiveNode:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
+    def command(self, *arguments: str) -> int:
+        """The exit code of a ``cyxwiz`` command with this node's configuration."""
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", *arguments],
+            cwd=self.directory,
+            env={**_outer_env(), "CYXWIZ_CONFIG": str(self.directory / "server-node.yaml")},
+            timeout=60,
+        )
+        return done.returncode
+
     def leave(self, timeout: float = 30.0) -> int:
         """As for an upgrade: it ends, and its jobs go on until it is started again."""
         assert self.process is not None

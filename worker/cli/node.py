@@ -14,13 +14,14 @@ import click
 
 from worker.cli.exits import guarded
 from worker.cli.hub import OWN_REDIS, config_option, configured, settings_for
+from worker.cli.stop import stop
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
     from worker.config import NodeConfig
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @config_option
 @click.option(
     "--redis",
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     "Left out: as long as they take.",
 )
 @click.option("--log-json", is_flag=True, help="The log on stderr as JSON lines.")
+@click.pass_context
 @guarded
 def node(
+    ctx: click.Context,
     config_path: Path | None,
     redis_url: str | None,
     drain: float | None,
@@ -46,9 +49,12 @@ def node(
     """Run a node: take jobs from Redis and run them, until stopped.
 
     SIGTERM or Ctrl-C ends it once the jobs in progress have ended; a second one hands them back
-    to the queue; a third one kills. Ends with 3 if the configuration is wrong, 6 if another node
+    to the queue; a third one kills. `cyxwiz node stop` ends it and lets its jobs go on until it is
+    started again. Ends with 3 if the configuration is wrong, 6 if another node
     has the state directory or the name, 9 where no node can run (on Windows use WSL2).
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from worker.host import ensure_supported_platform
 
     ensure_supported_platform()
@@ -64,6 +70,9 @@ def node(
         config_path = DEFAULT_PATH
     with _redis(config, config_path, redis_url) as settings:
         sys.exit(Agent(config, settings, config_path=config_path, drain=drain).run())
+
+
+node.add_command(stop)
 
 
 @contextmanager

@@ -224,6 +224,7 @@ class Keeper:
 
     def _speak(self, now: float) -> None:
         if not self._conversation.flush():
+            self._listen()  # its last words came before it went
             self._hang_up(now)
         mask = READ | (WRITE if self._conversation.blocked else 0)
         self._watch.want(self._conversation.fd, mask, self._listen)

@@ -55,4 +55,7 @@ class Timers:
 
     @property
     def _abandoned_at(self) -> float:
-        return math.inf if self._connected else self._contact + self._abandon_after
+        if self._connected:
+            return math.inf
+        # a supervisor that leaves for longer has said so by its last beat
+        return max(self._contact + self._abandon_after, self.deadline)

@@ -2,7 +2,8 @@
 
 It may die without harm: the slot workers go on, and the next agent of the state directory takes
 them over. One SIGTERM or SIGINT drains (jobs in progress end first), a second one has jobs handed
-back, a third one kills.
+back, a third one kills. SIGQUIT has them handed back at once. SIGUSR1 stops the node and leaves its
+jobs running: its next start goes on with them.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class Agent:
         self._ready = threading.Event()
         self._bell = StopBell()
         self._obeyed = 0
+        self._left = False
         self._drain_until: float | None = None
         self._tidy_at = 0.0
         self._said: dict[str, int | None] = {}
@@ -177,13 +179,18 @@ class Agent:
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
-            self._end_attempts()
+            if not self._left:
+                self._end_attempts()
         event("node.stopped", node=identity.name)
         return 0
 
     def request_stop(self) -> None:
         """Drain; asked again: have jobs handed back; a third time: kill. From any thread."""
         self._bell.ring()
+
+    def request_leave(self) -> None:
+        """Stop, and leave the jobs in progress running for the next agent. From any thread."""
+        self._bell.leave()
 
     def wait_ready(self, timeout: float) -> bool:
         """Whether every slot took jobs within ``timeout`` seconds. From another thread."""
@@ -245,6 +252,8 @@ class Agent:
         """Do what was asked for by `request_stop`, and what time asks for."""
         overdue = self._obeyed == 1 and self._drain_until is not None and now >= self._drain_until
         wanted = max(self._bell.rings, 2 if overdue else 0)
+        if self._bell.leaves and not self._left and self._obeyed < 2:
+            self._leave_jobs(now)
         if wanted >= 1 and self._obeyed < 1:
             event("node.draining", bound=self._drain)
             self._say("node stopping: jobs in progress end first (again: they are handed back)")
@@ -262,6 +271,18 @@ class Agent:
             for worker in self._workers:
                 worker.kill()
         self._obeyed = max(self._obeyed, wanted)
+
+    def _leave_jobs(self, now: float) -> None:
+        """Stop, and leave the jobs in progress to the next start of this node."""
+        away = self._config.timeouts.away
+        self._left = True
+        self._obeyed = 2
+        self._state = NodeState.DRAINING
+        event("node.leaving", away=away)
+        self._say(f"node stopping: jobs in progress go on, and wait {away:g} s for its next start")
+        systemd.notify("STOPPING=1")
+        for worker in self._workers:
+            worker.leave(now, away)
 
     def _heed(self, now: float) -> None:
         """Do what is asked of the node from elsewhere, but for a stop."""

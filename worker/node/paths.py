@@ -101,6 +101,10 @@ class NodePaths:
         """Written by the slot's worker: the queues that it reads (JSON)."""
         return self.slots / f"{slot}.queues"
 
+    def slot_leaving(self, slot: str) -> Path:
+        """There while the slot's worker, told to end, shall leave its job running."""
+        return self.slots / f"{slot}.leaving"
+
     def slot_lock(self, slot: str) -> Path:
         """Held by the slot's worker for as long as it lives."""
         return self.slots / f"{slot}.lock"

@@ -121,3 +121,21 @@ def last_lines(path: Path) -> list[str]:
     except OSError:
         return []
     return list(deque(text.splitlines(), maxlen=_TAIL_LINES))
+
+
+def mark_leaving(paths: NodePaths, slot: str, away: float) -> None:
+    """The slot's worker shall leave its job running when it is told to end, for ``away`` s."""
+    paths.slot_leaving(slot).write_text(f"{away:g}\n")
+
+
+def unmark_leaving(paths: NodePaths, slot: str) -> None:
+    """Safe to call twice."""
+    paths.slot_leaving(slot).unlink(missing_ok=True)
+
+
+def leaving(paths: NodePaths, slot: str) -> float | None:
+    """For how many seconds the slot's job shall be left running; None: it shall not."""
+    try:
+        return float(paths.slot_leaving(slot).read_text())
+    except (OSError, ValueError):
+        return None

@@ -159,6 +159,11 @@ class SlotWorker:
             self._kill_at = now + self._launch.kill_after
             self._signal(WorkerState.QUITTING, signal.SIGQUIT)
 
+    def leave(self, now: float, away: float) -> None:
+        """Leave the job in progress running, for ``away`` seconds, and end, for good."""
+        slot_records.mark_leaving(self._paths, self.slot.name, away)
+        self.quit(now)
+
     def kill(self) -> None:
         """End at once, for good."""
         self._replace = False
@@ -183,6 +188,7 @@ class SlotWorker:
         temp = self._paths.slot_temp(name)
         remove_tree(temp)
         slot_records.forget(self._paths, name)
+        slot_records.unmark_leaving(self._paths, name)
         self._since = now
         log = None
         try:

@@ -1,4 +1,8 @@
-"""Counts the requests to stop, from signals and threads alike, and wakes the loop that obeys."""
+"""Counts the requests to stop, from signals and threads alike, and wakes the loop that obeys.
+
+SIGTERM, SIGINT and SIGHUP are one request each, SIGQUIT is two at once, and SIGUSR1 asks to stop
+and leave the jobs in progress running.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ import contextlib
 import os
 import signal
 import threading
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS: Final = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGQUIT, signal.SIGUSR1),
+)
 
 
 class StopBell:
@@ -24,12 +31,23 @@ class StopBell:
         self._hears = self._rung = -1
         self._wakes_before: int | None = None
         self._rings = 0
+        self._leaves = False
         self._before: dict[signal.Signals, Any] = {}
 
     @property
     def rings(self) -> int:
         """How often it was rung."""
         return self._rings
+
+    @property
+    def leaves(self) -> bool:
+        """Whether jobs in progress shall be left running."""
+        return self._leaves
+
+    def leave(self) -> None:
+        """Ask to stop and leave the jobs in progress. From any thread."""
+        self._leaves = True
+        self.nudge()
 
     def ring(self) -> None:
         """From any thread, and from a signal handler; also before it is entered."""
@@ -58,8 +76,15 @@ class StopBell:
             self._wakes_before = signal.set_wakeup_fd(self._rung, warn_on_full_buffer=False)
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                    self._before[number] = signal.signal(number, lambda *_: self.ring())
+                    self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGUSR1:
+            self.leave()
+            return
+        for _ in range(2 if number == signal.SIGQUIT else 1):
+            self.ring()
 
     def __exit__(
         self,

@@ -152,6 +152,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "stop_grace": 1.0,
             "lease_ttl": 2.0,
             "lease_grace": 3.0,
+            "away": 6.0,
             "job": 4.0,
             "transfer": 5.0,
         },

@@ -69,11 +69,17 @@ class TestTimers:
 
     def test_abandoned_counts_from_the_last_sign_of_life(self) -> None:
         timers = self.timers()
-        timers.lost(3)
-        timers.lost(7)  # said again: it is gone since 3
-        assert (timers.abandoned(7.9), timers.abandoned(8)) == (False, True)
+        timers.lost(6)
+        timers.lost(7)  # said again: it is gone since 6
+        assert (timers.abandoned(10.9), timers.abandoned(11)) == (False, True)
         timers.attached()
         assert not timers.abandoned(100)
+
+    def test_not_before_the_time_that_the_last_supervisor_gave_it(self) -> None:
+        timers = self.timers()
+        timers.beat(300, now=2)
+        timers.lost(3)
+        assert (timers.abandoned(299), timers.abandoned(300)) == (False, True)
 
     def test_the_end_starts_the_wait_for_a_late_supervisor(self) -> None:
         timers = self.timers()
@@ -89,7 +95,7 @@ class TestTimers:
         timers.stop_at = 4
         timers.lost(0)
         assert timers.next_due(0, running=True) == 4
-        assert timers.next_due(0, running=False) == 5
+        assert timers.next_due(0, running=False) == 10
 
 
 class TestVerdict:
