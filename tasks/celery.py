@@ -51,12 +51,16 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     }
     if not settings.on_socket:
         transport["socket_keepalive"] = True
+    sentinel = settings.sentinel
+    of_sentinel = {} if sentinel is None else sentinel.transport_options
+    transport |= of_sentinel
     return {
         "broker_url": settings.celery_url,
         "result_backend": settings.backend_url,
         "broker_transport_options": transport,
         "result_backend_transport_options": {
             "global_keyprefix": settings.prefix,
+            **of_sentinel,
             # of one try to store a result; more of them follow, by result_backend_always_retry
             "retry_policy": {"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
         },

@@ -58,6 +58,10 @@ class LeaseLost(CyxWizError):
     """This attempt no longer owns the job; nothing was written."""
 
 
+class RecordGone(LeaseLost):
+    """There is no record of the job any more: Redis has lost its data."""
+
+
 class JobFailed(CyxWizError):
     """A job ended as failed.
 

@@ -17,11 +17,21 @@ from typing import Any
 
 import redis
 
-from tasks.errors import JobConflict, LeaseLost, UnknownJob
+from tasks.errors import JobConflict, LeaseLost, RecordGone, UnknownJob
 from tasks.events import Event, Failed, Queued, encode, is_state
 from tasks.keys import TERMINAL_TTL_S, Keys
 from tasks.needs import Needs
-from tasks.recorded import Adopted, Claimed, Ending, JobRecord, Lease, NotClaimed, Reaped, Renewal
+from tasks.recorded import (
+    Adopted,
+    Claimed,
+    Ending,
+    JobRecord,
+    Lease,
+    Lost,
+    NotClaimed,
+    Reaped,
+    Renewal,
+)
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
 
@@ -36,6 +46,7 @@ __all__ = [
     "Ending",
     "JobRecord",
     "Lease",
+    "Lost",
     "NotClaimed",
     "Reaped",
     "Records",
@@ -175,6 +186,41 @@ class Records:
             has_message=bool(has_message),
             times=int(times),
         )
+
+    def restore(
+        self,
+        claim: Claimed,
+        lost: Lost,
+        ttl_ms: int,
+        *,
+        seq: int,
+        batch: int,
+        event: Event,
+    ) -> None:
+        """Write the record of a running attempt again, which Redis has lost, with ``event``.
+
+        ``seq``, ``batch``: the last that were published. Raises LeaseLost: somebody has a newer
+        fence, or the same one.
+        """
+        answer = self._scripts.call(
+            "restore",
+            *_of(claim.lease),
+            ttl_ms,
+            claim.attempt,
+            claim.spec,
+            hashlib.sha256(claim.spec.encode()).hexdigest(),
+            lost.queue,
+            lost.priority_step,
+            lost.user_id,
+            lost.max_attempts,
+            lost.node,
+            lost.slot,
+            lost.gpus,
+            seq,
+            batch,
+            tagged(event),
+        )
+        _held(answer, claim.lease)
 
     def summon(self, lease: Lease, queue: str) -> bool:
         """Push the job's message to ``queue``, a slot's own: the attempt is there. False: there is
@@ -400,6 +446,8 @@ def _of(lease: Lease) -> tuple[str, str, int]:
 def _held(answer: Any, lease: Lease, *, again: bool = False) -> Any:
     """``again``: this attempt has ended the job, or given it back, and says so once more."""
     said = isinstance(answer, str) and answer.startswith("AGAIN ")
+    if answer == "GONE":
+        raise RecordGone(f"job {lease.job_id}: its record is gone")
     if answer == "LOST" or (said and not again):
         raise LeaseLost(f"job {lease.job_id}: fence {lease.fence} is not the holder any more")
     return answer

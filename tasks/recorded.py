@@ -53,6 +53,19 @@ class Adopted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lost:
+    """What a record must say again, beside the claim, when Redis has lost it."""
+
+    queue: str
+    priority_step: int
+    user_id: str
+    max_attempts: int
+    node: str
+    slot: str
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class NotClaimed:
     """Nothing to do with this message: it is acknowledged, but if it is ``unknown``."""
 

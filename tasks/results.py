@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import redis
-from celery.backends.redis import RedisBackend, ResultConsumer
+from celery.backends.redis import RedisBackend, ResultConsumer, SentinelBackend
 from celery.states import FAILURE, READY_STATES
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -178,3 +178,7 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
         for name in ("fallback_exc", "fallback_msg", "max_retries"):
             kwargs.pop(name, None)
         return self.asking(lambda: func(*args, **kwargs))
+
+
+class SentinelJobBackend(JobBackend, SentinelBackend):  # type: ignore[misc]  # Celery has no type hints
+    """The same where Sentinels say which Redis is the primary."""

@@ -3,7 +3,8 @@
 ==========================  ==============================================================
 ``CYXWIZ_REDIS_URL``        broker, records and events (default ``redis://127.0.0.1:6379/0``);
                             ``redis://``, ``rediss://``, ``unix:///path/to.sock``
-                            (``redis+socket://`` is the same)
+                            (``redis+socket://`` is the same);
+                            ``sentinel://host:26379,…/0?name=NAME``
 ``CYXWIZ_PREFIX``           what every key begins with (default ``cyxwiz:``)
 ``CYXWIZ_LEASE_TTL``        seconds that a claim holds without renewal (default 60)
 ``CYXWIZ_RESULT_TTL``       seconds that an ended job's keys stay (default 30 days)
@@ -27,9 +28,11 @@ from redis.retry import Retry
 
 from tasks.errors import ConfigError, RedisUnavailable
 from tasks.keys import DEFAULT_PREFIX, LEASE_TTL_MS, TERMINAL_TTL_S, Keys
+from tasks.sentinel import SCHEME as SENTINEL
+from tasks.sentinel import SentinelUrl
 
 _SOCKET_SCHEMES: Final = ("unix", "redis+socket", "socket")
-_SCHEMES: Final = ("redis", "rediss", *_SOCKET_SCHEMES)
+_SCHEMES: Final = ("redis", "rediss", SENTINEL, *_SOCKET_SCHEMES)
 _PREFIX: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _CONNECT_S: Final = 2.5
 """So that a Redis that does not answer is an error within 3 s."""
@@ -71,13 +74,24 @@ class Settings:
         return urlsplit(self.redis_url).scheme in _SOCKET_SCHEMES
 
     @property
+    def sentinel(self) -> SentinelUrl | None:
+        """Where the Sentinels are that name the primary; None for a Redis of a fixed address."""
+        if urlsplit(self.redis_url).scheme != SENTINEL:
+            return None
+        return SentinelUrl.parse(self.redis_url)
+
+    @property
     def celery_url(self) -> str:
         """The same Redis as kombu and Celery spell it."""
+        if (sentinel := self.sentinel) is not None:
+            return sentinel.celery_url
         return _with_scheme(self.redis_url, "redis+socket") if self.on_socket else self.redis_url
 
     @property
     def backend_url(self) -> str:
         """The same Redis as Celery's setting for the project's result backend."""
+        if (sentinel := self.sentinel) is not None:
+            return f"tasks.results:SentinelJobBackend+{sentinel.celery_url}"
         url = _with_scheme(self.redis_url, "socket") if self.on_socket else self.redis_url
         return f"tasks.results:JobBackend+{url}"
 
@@ -87,22 +101,26 @@ class Settings:
         ``timeout``: seconds for connecting and for each answer; None waits for answers for ever.
         Nothing is sent yet; see `check` for an error that names the URL.
         """
-        client: redis.Redis = redis.Redis.from_url(
-            self._client_url,
-            decode_responses=decode,
-            retry=Retry(NoBackoff(), 0),
+        options = {
+            "decode_responses": decode,
+            "retry": Retry(NoBackoff(), 0),
             **self._options(timeout),
-        )
+        }
+        if (sentinel := self.sentinel) is not None:
+            return sentinel.client(**options)
+        client: redis.Redis = redis.Redis.from_url(self._client_url, **options)
         return client
 
     def connect_async(self, *, timeout: float | None = 5.0) -> redis.asyncio.Redis:
         """As `connect`, for asyncio."""
-        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(
-            self._client_url,
-            decode_responses=True,
-            retry=AsyncRetry(NoBackoff(), 0),
+        options = {
+            "decode_responses": True,
+            "retry": AsyncRetry(NoBackoff(), 0),
             **self._options(timeout),
-        )
+        }
+        if (sentinel := self.sentinel) is not None:
+            return sentinel.client_async(**options)
+        client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(self._client_url, **options)
         return client
 
     @property
@@ -138,7 +156,7 @@ def unavailable(url: str, error: Exception) -> RedisUnavailable:
 
 def mask(url: str) -> str:
     """``url`` with its password replaced by ``***``, wherever it stands."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:sentinel_)?password=)[^&#]*", r"\1***", url)
     start, slashes, rest = url.partition("://")
     login = rest.partition("?")[0].rpartition("@")[0]  # a password may have a slash in it
     if ":" not in login:
@@ -155,8 +173,11 @@ def _url(url: str) -> str:
     if urlsplit(url).scheme not in _SCHEMES or "://" not in url:
         raise ConfigError(
             f"CYXWIZ_REDIS_URL={mask(url)!r}: a URL such as redis://host:6379/0, "
-            "rediss://host:6379/0 or unix:///path/to.sock is needed"
+            "rediss://host:6379/0, unix:///path/to.sock or "
+            "sentinel://host:26379/0?name=NAME is needed"
         )
+    if urlsplit(url).scheme == SENTINEL:
+        SentinelUrl.parse(url)
     return url
 
 

@@ -14,8 +14,9 @@ from typing import Protocol
 
 import redis
 
-from tasks.errors import LeaseLost
+from tasks.errors import LeaseLost, RecordGone
 from tasks.record import Lease, Records
+from tasks.record import Renewal as RenewedLease
 from worker.crew import Crew, one_off
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class LeaseListener(Protocol):
 
     def lost(self) -> None:
         """It is somebody else's. Nothing more is renewed."""
+        ...
+
+    def restore(self) -> None:
+        """Redis has lost the record: write it again. Raises LeaseLost, redis.RedisError."""
         ...
 
     def cancel_asked(self, why: str) -> None:
@@ -91,6 +96,15 @@ class Renewal:
     def _deadline_from(self, sent: float) -> float:
         return local_deadline(sent, self._ttl_ms)
 
+    def _renew(self, sent: float) -> RenewedLease:
+        try:
+            return self._records.renew(self._lease, self._ttl_ms)
+        except RecordGone:
+            if sent >= self.deadline:
+                raise  # somebody else may have been given it before Redis forgot
+            self._listener.restore()
+            return self._records.renew(self._lease, self._ttl_ms)
+
     def _run(self) -> None:
         wait = min(_FIRST_S, self._ttl_ms / 3000)
         while True:
@@ -100,7 +114,7 @@ class Renewal:
                 return
             sent = time.monotonic()
             try:
-                renewal = self._records.renew(self._lease, self._ttl_ms)
+                renewal = self._renew(sent)
             except LeaseLost:
                 log.warning("lease.lost job=%s fence=%d", self._lease.job_id, self._lease.fence)
                 self._listener.lost()

@@ -12,10 +12,18 @@ from typing import Any
 import redis
 
 from tasks import events
-from tasks.errors import BadSignature, InvalidJob, KeeperError, LeaseLost, RuntimeUnavailable
+from tasks.errors import (
+    BadSignature,
+    InvalidJob,
+    KeeperError,
+    LeaseLost,
+    RecordGone,
+    RuntimeUnavailable,
+)
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed
+from tasks.record import Claimed, Lost
+from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Left, Patience
@@ -46,6 +54,7 @@ log = logging.getLogger(__name__)
 
 _HEARD_AT_ONCE_S = 0.5
 _TELL_OF_A_PULL_S = 5.0
+_GONE_AGAIN_S = 0.2
 
 
 class _Ended(Exception):
@@ -70,7 +79,8 @@ class Run:
         self._delivery = delivery
         self._claim = claim
         self._sure = until_redis_answers
-        self._ending = Ending(parts.records, claim, parts.place.node, until_redis_answers)
+        self._sure = until_redis_answers
+        self._ending = Ending(parts.records, claim, parts.place.node, self._until_there_is_a_record)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._heir = heir
         before = None if heir is None else heir.adopted
@@ -91,6 +101,7 @@ class Run:
             claimed,
             crew=parts.crew,
         )
+        self._publisher.on_gone = self._renewal.soon
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None if heir is None else heir.handle
@@ -119,8 +130,42 @@ class Run:
     def lost(self) -> None:
         """The job is somebody else's."""
         self._fenced = True
+        self._publisher.give_up()
         if self._attempt is not None:
             self._attempt.lost()
+
+    def restore(self) -> None:
+        """Redis has lost the record of the job, which runs: it is written again."""
+        job = JobConfig.parse(self._claim.spec)
+        way, place = route(job), self._parts.place
+        log.warning("job.record_gone job=%s", self._id.job_id)
+        self._parts.records.restore(
+            self._claim,
+            Lost(
+                queue=self._delivery.queue or way.queue,
+                priority_step=way.priority_step,
+                user_id=job.user_id,
+                max_attempts=job.max_attempts,
+                node=place.node,
+                slot=place.slot,
+                gpus=place.gpus,
+            ),
+            self._parts.settings.lease_ttl_ms,
+            seq=self._publisher.seq,
+            batch=self._publisher.batch,
+            event=events.Resumed(why="Redis has lost its data, and the job goes on"),
+        )
+
+    def _until_there_is_a_record(self, ask: Callable[[], Any]) -> Any:
+        """Ask until Redis answers, and has the record of the job. Raises LeaseLost."""
+        while True:
+            try:
+                return self._sure(ask)
+            except RecordGone:
+                if self._fenced:
+                    raise
+                self._renewal.soon()  # which restores it, or finds that it may not
+                time.sleep(_GONE_AGAIN_S)
 
     def cancel_asked(self, why: str) -> None:
         """The record says that the job shall be cancelled."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from celery.result import AsyncResult
 
-from tasks.errors import JobFailed
+from tasks.errors import JobFailed, UnknownJob
 from tasks.state import JobState
 from tests.support.cluster import Cluster
 from tests.support.redis_server import RedisServer
@@ -207,4 +207,24 @@ def test_a_job_that_takes_its_node_with_it_each_time_ends(
     assert record.reason == "node_lost"
     with pytest.raises(JobFailed, match="node_lost"):
         watched.job.get(timeout=60)
+    cluster.wait_clean()
+
+
+def test_the_data_of_redis_is_wiped_while_a_job_runs(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """It goes on, its record is written again, and its result is stored; so is that of a job that
+    ended at that very moment. A job that was queued is gone, and is said to be unknown."""
+    cluster = start_cluster(lease_ttl=60.0, lease_grace=30.0)
+    watched = Watched(cluster, tmp_path)
+    queued = cluster.command("pass")
+    fence = cluster.record(watched.job).fence
+    cluster.app.records.client.flushall()
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
+    record = cluster.record(watched.job)
+    assert (record.state, record.fence) == (JobState.SUCCEEDED, fence)
+    with pytest.raises(UnknownJob):
+        cluster.record(queued)
+    assert cluster.shell("true").get(timeout=60)["attempt"] == 1
     cluster.wait_clean()

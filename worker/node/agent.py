@@ -36,6 +36,7 @@ from worker.node.log import event
 from worker.node.node_orders import NodeOrders
 from worker.node.parking import Parking
 from worker.node.paths import NodePaths
+from worker.node.redis_advice import advice
 from worker.node.registry import (
     Heartbeat,
     NodeRecord,
@@ -163,6 +164,8 @@ class Agent:
             identity = identify(self._config.node.name, self._paths)
             client = self._settings.connect()
             stack.callback(client.close)
+            for text in advice(client):
+                event("redis.unsafe", level=logging.WARNING, why=text)
             registry = NodeRegistry(client, self._settings.keys, identity)
             self._cordoning.told(registry.beat(self._record(identity)))
             stack.callback(_leave, registry)

@@ -60,9 +60,11 @@ class Reaper:
         tell: Callable[[str], None],
         period: float = 1.0,
         lost_after: float = 15.0,
+        stuck_after: float = 20.0,
     ) -> None:
         """``holder``: unique. ``tell``: sees that Celery knows how a job ended, as
-        `tasks.telling.tell`. ``lost_after``: seconds that a queued job may have no message."""
+        `tasks.telling.tell`. ``lost_after``: seconds that a queued job may have no message.
+        ``stuck_after``: seconds that a worker may have a queued job's message and not claim it."""
         self._records = records
         self._keys = settings.keys
         self._ttl_ms = settings.lease_ttl_ms
@@ -77,6 +79,8 @@ class Reaper:
         self._hold_until = 0.0
         self._short_since: float | None = None
         self._tidy_at = 0.0
+        self._stuck_after = stuck_after
+        self._delivered: dict[str, float] = {}
 
     def start(self) -> None:
         """Begin."""
@@ -120,6 +124,7 @@ class Reaper:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
         self._tell_untold()
         self._look_for_lost_messages(now)
+        self._look_for_stuck_messages(now)
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
             remove_dead_messages(self._records, self._queues())
@@ -185,6 +190,19 @@ class Reaper:
             self._short_since = None
             for queue in short:
                 self._push_missing(queue)
+
+    def _look_for_stuck_messages(self, now: float) -> None:
+        """A claim comes at once: whoever has had a message for long is dead or stands still. kombu
+        would give it back after minutes, by the workers' clocks."""
+        client = self._records.client
+        there = {str(tag) for tag in client.hkeys(self._keys.unacked)}
+        self._delivered = {tag: self._delivered.get(tag, now) for tag in there}
+        for tag in [t for t, since in self._delivered.items() if now - since >= self._stuck_after]:
+            self._delivered[tag] = now
+            text = client.hget(self._keys.unacked, tag)
+            job_id = job_of(str(text)) if text else ""
+            if job_id and self._records.put_back(job_id, tag, if_queued=True):
+                log.warning("reaper.message_stuck job=%s", job_id)
 
     def _short(self) -> list[str]:
         """Queues with fewer messages, waiting or delivered, than jobs."""

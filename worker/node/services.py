@@ -83,9 +83,14 @@ class Sweep:
     def once(self) -> None:
         """Look at each job's directory. Raises redis.RedisError."""
         for directory in list(self._paths.jobs.iterdir()):
-            if self._is_over(directory.name):
+            if not self._runs(directory.name) and self._is_over(directory.name):
                 shutil.rmtree(directory, ignore_errors=True)
                 log.info("sweep.removed job=%s", directory.name)
+
+    def _runs(self, job_id: str) -> bool:
+        """Whether an attempt of it is here, whatever Redis knows: its data may have been wiped."""
+        attempts = self._paths.attempts
+        return any(one.name.rpartition("~")[0] == job_id for one in attempts.iterdir())
 
     def _is_over(self, job_id: str) -> bool:
         try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import redis
 
-from tasks.errors import LeaseLost
+from tasks.errors import LeaseLost, RecordGone
 from tasks.events import Event, Progress, Started
 from tasks.record import Lease, Records, tagged
 from tasks.state import JobState
@@ -59,13 +59,19 @@ class Publisher:
         self._waiting = False
         self._offered = 0
         self._loud = False
-        self._batch = batch
         self._seen = {} if left is None else dict(left.seen)
         self._read: dict[str, int] = {} if left is None else dict(left.floors)
         self._memory: Mapping[str, Any] = {} if left is None else left.memory
         self.on_told: Callable[[Mapping[str, int]], None] = lambda floors: None
         """Called from the thread: before these offsets, by stream, all is published."""
         self.lost = False
+        self.batch = batch
+        """The number of the last batch that was sent."""
+        self.seq = 0
+        """Of the last event that was published."""
+        self.on_gone: Callable[[], None] = lambda: None
+        """Called from the thread, again and again: there is no record to publish to, and until
+        there is one, or `give_up`, it waits."""
         self.stats = Stats()
         self._buffer = Buffer(self.stats)
         self._join = crew(self._run, "publisher")
@@ -158,7 +164,7 @@ class Publisher:
 
     def _send(self, batch: list[Entry], left: Reading | None) -> bool:
         """Send until Redis has answered. False once the lease is lost."""
-        self._batch += 1
+        self.batch += 1
         bodies = [tagged(entry.said()) for entry in batch]
         state, wait = batch[-1].state, 0.05
         snapshot = _snapshot(batch, bodies)
@@ -166,13 +172,18 @@ class Publisher:
             snapshot["reading"] = left.to_json()
         while True:
             try:
-                self._records.publish(
+                self.seq = self._records.publish(
                     self._lease,
                     bodies,
                     state=state,
                     snapshot=snapshot,
-                    batch=self._batch,
+                    batch=self.batch,
                 )
+            except RecordGone:
+                if self.lost:
+                    return False
+                self.on_gone()
+                time.sleep(wait)
             except LeaseLost:
                 self._lose()
                 return False
@@ -192,10 +203,14 @@ class Publisher:
     def _count(self, sent: list[Entry]) -> None:
         self.stats.published += sum(weight(entry.event) for entry in sent)
 
-    def _lose(self) -> None:
+    def give_up(self) -> None:
+        """The lease is lost: nothing more is sent."""
         with self._changed:
             self.lost = True
             self._buffer.take_all()
+
+    def _lose(self) -> None:
+        self.give_up()
         self._on_lost()
 
 

@@ -231,6 +231,37 @@ def test_a_message_that_a_worker_has_is_not_lost(make: Make, records: Records) -
     assert len(messages(records, gone)) == 1
 
 
+def test_a_message_that_a_worker_keeps_and_does_not_claim_goes_back(
+    make: Make, records: Records
+) -> None:
+    """Before all others, at its own priority, and whatever that worker does with its copy later."""
+    reaper = make(stuck_after=20.0, lost_after=3_600.0)
+    kept, other, claimed = submit(records), submit(records), submit(records)
+    for job_id in (kept, claimed):
+        (raw,) = [one for one in queued(records, job_id) if job_id in one]
+        records.client.lrem(queue_of(records, job_id), 1, raw)
+        held = f'[{raw}, "", "{records.get(job_id).queue}"]'
+        records.client.hset(records.keys.unacked, f"tag-{job_id}", held)
+        records.client.zadd(records.keys.unacked_index, {f"tag-{job_id}": 1})
+    claim(records, claimed)
+    reaper.once(1.0)
+    reaper.once(20.0)
+    assert not messages(records, kept)
+    reaper.once(21.0)
+    assert [json.loads(one)["headers"]["id"] for one in queued(records, kept)] == [other, kept]
+    assert records.client.hkeys(records.keys.unacked) == [f"tag-{claimed}"]
+    assert records.client.zrange(records.keys.unacked_index, 0, -1) == [f"tag-{claimed}"]
+
+
+def queue_of(records: Records, job_id: str) -> str:
+    return records.keys.message_list(records.get(job_id).queue, 6)
+
+
+def queued(records: Records, job_id: str) -> list[str]:
+    """What is in the job's queue; the last one is served first."""
+    return records.client.lrange(queue_of(records, job_id), 0, -1)
+
+
 def test_a_job_that_just_came_is_given_time(make: Make, records: Records) -> None:
     reaper = make(lost_after=3_600.0)
     job_id = submit(records)

@@ -1,0 +1,32 @@
+-- 3 owner, 4 fence, 5 ttl, 6 attempt, 7 spec, 8 digest, 9 queue, 10 priority step, 11 user,
+-- 12 max attempts, 13 node, 14 slot, 15 GPUs, 16 last seq, 17 last batch, 18 event
+-- A running attempt's record is gone, as after a loss of Redis's data: written again by who holds the
+-- lease. Whoever has a newer fence, or the same one, keeps it.
+local id, owner, fence, ttl = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local job = key('job', id)
+local h = redis.call('HMGET', job, 'fence', 'state', 'seq', 'owner')
+if h[1] and h[4] == owner then return 'OK' end
+if h[1] and (tonumber(h[1]) >= fence or TERMINAL[h[2]]) then return 'LOST' end
+if not h[1] then
+  redis.call('HSET', job, 'submitted', NOW, 'message', '', 'tag', '', 'expires', 0, 'cancel', '',
+    'reason', '', 'error', '', 'spec', ARGV[7], 'digest', ARGV[8], 'queue', ARGV[9],
+    'priority', ARGV[10], 'user', ARGV[11], 'max_attempts', ARGV[12])
+  redis.call('SADD', PREFIX .. 'queues', ARGV[9])
+  if ARGV[11] ~= '' then
+    redis.call('ZADD', key('user', ARGV[11]), NOW, id)
+    redis.call('PERSIST', key('user', ARGV[11]))
+    redis.call('HINCRBY', PREFIX .. 'live', ARGV[11], 1)
+  end
+end
+move(id, h[2], 'running')
+wait_no_more(redis.call('HGET', job, 'queue'), id)
+redis.call('HSET', job, 'owner', owner, 'fence', fence, 'attempt', ARGV[6], 'node', ARGV[13],
+  'slot', ARGV[14], 'gpus', ARGV[15], 'exp', NOW + ttl, 'started', NOW, 'running', NOW,
+  'counted', NOW, 'ran', 1, 'batch', ARGV[17],
+  'seq', math.max(tonumber(ARGV[16]), tonumber(h[3] or '0')))
+redis.call('ZADD', PREFIX .. 'leases', NOW + ttl, id)
+redis.call('ZREM', PREFIX .. 'expiring', id)
+redis.call('ZREM', PREFIX .. 'delayed', id)
+hold(id, ARGV[13], ARGV[14])
+emit(id, {ARGV[18]}, tonumber(ARGV[6]), ARGV[13], ARGV[14])
+return 'OK'
