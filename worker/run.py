@@ -148,7 +148,7 @@ class Run:
                 max_attempts=job.max_attempts,
                 node=place.node,
                 slot=place.slot,
-                gpus=place.gpus,
+                gpus=len(place.devices),
             ),
             self._parts.settings.lease_ttl_ms,
             seq=self._publisher.seq,
