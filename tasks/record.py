@@ -39,8 +39,11 @@ _GRACE_PART = 0.25
 """Part of the TTL that an expired lease stays unclaimable: the old keeper's local deadline has
 then passed, whatever the pace of its clock."""
 
+NOT_RUN = -1
+"""Since when an attempt runs that has not begun to, or of which that is told already."""
 
 __all__ = [
+    "NOT_RUN",
     "Adopted",
     "Claimed",
     "Ending",
@@ -259,7 +262,6 @@ class Records:
 
         Raises LeaseLost, and ValueError for a transition that the table forbids.
         """
-        flat = [text for item in (snapshot or {}).items() for text in item]
         before = "".join(f",{one}" for one, after in TRANSITIONS.items() if state in after)
         answer = _held(
             self._scripts.call(
@@ -268,8 +270,7 @@ class Records:
                 batch,
                 state or "",
                 f"{before},",
-                len(flat),
-                *flat,
+                *_fields(snapshot),
                 *events,
             ),
             lease,
@@ -287,8 +288,13 @@ class Records:
         reason: FailureReason | None,
         message: str,
         result: Mapping[str, Any],
+        snapshot: Mapping[str, str] | None = None,
+        ran_ms: int = NOT_RUN,
     ) -> None:
         """End the job, with ``events``, the last of which says how.
+
+        ``snapshot``: as of `publish`. ``ran_ms``: how long ago it began to run, if that is told
+        only now.
 
         Raises LeaseLost, and ValueError for a ``state`` that is no end.
         """
@@ -302,6 +308,8 @@ class Records:
             message,
             json.dumps(result) if result else "",
             self.terminal_ttl_s,
+            ran_ms,
+            *_fields(snapshot),
             *events,
         )
         _held(answer, lease, again=True)
@@ -317,12 +325,14 @@ class Records:
         counts: bool,
         avoid_node: str = "",
         avoid_ms: int = 0,
+        snapshot: Mapping[str, str] | None = None,
+        ran_ms: int = NOT_RUN,
     ) -> JobState:
         """Give the job back to its queue; returns the state that it is in then.
 
         ``counts``: it was an attempt; if no more are left, the job is failed with ``reason``. It
         is cancelled if that was asked for. ``avoid_node`` does not get it for ``avoid_ms``. The
-        last of ``events`` is the one that is replaced then.
+        last of ``events`` is the one that is replaced then. The rest is as of `finish`.
 
         Raises LeaseLost.
         """
@@ -338,6 +348,8 @@ class Records:
                 avoid_ms,
                 self.terminal_ttl_s,
                 tagged(Failed(reason=reason, message=message)),
+                ran_ms,
+                *_fields(snapshot),
                 *events,
             ),
             lease,
@@ -437,6 +449,12 @@ class Records:
 def tagged(event: Event) -> str:
     """An event as the scripts take it: 's' for a state event, 't' for the tail, then its JSON."""
     return ("s" if is_state(event) else "t") + encode(event)
+
+
+def _fields(snapshot: Mapping[str, str] | None) -> list[str | int]:
+    """Fields of the record to be set, as the scripts take them."""
+    flat = [text for item in (snapshot or {}).items() for text in item]
+    return [len(flat), *flat]
 
 
 def _of(lease: Lease) -> tuple[str, str, int]:

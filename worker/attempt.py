@@ -34,8 +34,9 @@ _POLL_S = 0.25
 _MOST_UNTOLD = SPOOL_BYTES // 2
 """Bytes of a stream that its keeper keeps for a successor while they wait to be published."""
 _TELL_CELERY_EVERY_S = 1.0
-_TELL_CELERY_AFTER_S = 0.05
-"""A job that ends sooner is never STARTED in Celery's view: it would cost more than the job."""
+SHORT_S = 0.05
+"""A job that ends sooner is never STARTED in Celery's view, and all its events come with its end:
+to tell of it step by step would cost more than the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +65,20 @@ class Attempt:
         patience: Patience,
         started: Callable[[], None],
         progress: Callable[[Mapping[str, Any]], None],
+        lasts: Callable[[], None] = lambda: None,
         decoder: Decoder | None = None,
         began: float | None = None,
         paused: bool = False,
     ) -> None:
-        """``started``, ``progress``: tell Celery, which may fail without harm. ``decoder``,
-        ``began``, ``paused``: of an attempt that an earlier supervisor started, at that
-        time.monotonic()."""
+        """``started``, ``progress``: tell Celery, which may fail without harm. ``lasts``: called
+        when the attempt turns out to be none of `SHORT_S`. ``decoder``, ``began``, ``paused``: of
+        an attempt that an earlier supervisor started, at that time.monotonic()."""
         self._handle = handle
         self._publisher = publisher
         self._patience = patience
         self._started = started
         self._progress = progress
+        self._lasts = lasts
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
         self._paused = paused
@@ -158,7 +161,7 @@ class Attempt:
             if self._leaves and self.ended is None:
                 raise Left
             try:
-                what = self._handle.read(_POLL_S if told else _TELL_CELERY_AFTER_S)
+                what = self._handle.read(_POLL_S if told else SHORT_S)
             except KeeperError as error:
                 log.error("keeper.lost attempt=%s error=%s", self._handle.attempt, error)
                 self._flush()
@@ -167,8 +170,11 @@ class Attempt:
             if isinstance(what, ExitStatus):
                 self._flush()
                 return what
-            if not told and now - begun >= _TELL_CELERY_AFTER_S:
+            if told:
+                self._publisher.begin()  # whether orders are heard by now or not
+            elif now - begun >= SHORT_S:
                 told = True
+                self._lasts()
                 self._tell_celery(self._started)
             if isinstance(what, Chunk):
                 quiet_since = now

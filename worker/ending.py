@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tasks import events
@@ -12,6 +12,7 @@ from tasks.record import Claimed, Records, tagged
 from tasks.state import FailureReason, JobState
 from worker.outcome import Outcome
 from worker.retry import backoff_ms
+from worker.stream.publisher import Unsaid
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +36,25 @@ class Ending:
         self._node = node
         self._sure = until_redis_answers
 
-    def write(self, outcome: Outcome, result: Mapping[str, Any], unsaid: Sequence[str]) -> Verdict:
-        """Finish the job, or give it back. ``unsaid``: events that must be told before the end.
+    def write(self, outcome: Outcome, result: Mapping[str, Any], unsaid: Unsaid) -> Verdict:
+        """Finish the job, or give it back. ``unsaid``: what must be told before the end.
 
         Raises LeaseLost.
         """
         return (self._requeue if outcome.retry else self._finish)(outcome, result, unsaid)
 
-    def _finish(
-        self, outcome: Outcome, result: Mapping[str, Any], unsaid: Sequence[str]
-    ) -> Verdict:
+    def _finish(self, outcome: Outcome, result: Mapping[str, Any], unsaid: Unsaid) -> Verdict:
         lease = self._claim.lease
         self._sure(
             lambda: self._records.finish(
                 lease,
                 outcome.state,
-                [*unsaid, tagged(_end_event(outcome, result))],
+                [*unsaid.events, tagged(_end_event(outcome, result))],
                 reason=outcome.reason,
                 message=outcome.message,
                 result=result,
+                snapshot=unsaid.snapshot,
+                ran_ms=unsaid.ran_ms,
             )
         )
         log.info("job.%s job=%s reason=%s", outcome.state, lease.job_id, outcome.reason)
@@ -67,22 +68,22 @@ class Ending:
             rejected=outcome.state is JobState.REJECTED,
         )
 
-    def _requeue(
-        self, outcome: Outcome, result: Mapping[str, Any], unsaid: Sequence[str]
-    ) -> Verdict:
+    def _requeue(self, outcome: Outcome, result: Mapping[str, Any], unsaid: Unsaid) -> Verdict:
         reason = outcome.reason or FailureReason.INTERNAL
         delay = backoff_ms(self._claim.attempt) if outcome.counts else 0
         event = events.Retrying(reason=reason, message=outcome.message, delay_seconds=delay / 1000)
         state = self._sure(
             lambda: self._records.requeue(
                 self._claim.lease,
-                [*unsaid, tagged(event)],
+                [*unsaid.events, tagged(event)],
                 reason=reason,
                 message=outcome.message,
                 delay_ms=delay,
                 counts=outcome.counts,
                 avoid_node="" if outcome.counts else self._node,
                 avoid_ms=_AVOID_MS,
+                snapshot=unsaid.snapshot,
+                ran_ms=unsaid.ran_ms,
             )
         )
         log.info("job.requeued job=%s reason=%s state=%s", self._claim.lease.job_id, reason, state)

@@ -92,6 +92,7 @@ class Run:
             crew=parts.crew,
             batch=0 if before is None else before.batch,
             left=self._reading,
+            hold=heir is None,
         )
         self._renewal = Renewal(
             parts.records,
@@ -116,6 +117,7 @@ class Run:
         self._fenced = False
         self._away = 0.0
         self._is_left = False
+        self._lasting = False
         self._began = time.monotonic()
         if heir is not None and heir.note.began is not None:
             self._began = heir.note.began
@@ -190,7 +192,9 @@ class Run:
             self._attempt.end(ended, why)
 
     def listening(self) -> None:
-        """Orders are heard: what was asked before stands in the record."""
+        """Orders are heard, so it may be told that it runs: what was asked before stands in the
+        record."""
+        self._publisher.begin()
         if time.monotonic() - self._began > _HEARD_AT_ONCE_S:
             self._renewal.soon()  # else its first renewal, which is near, finds it
 
@@ -205,8 +209,6 @@ class Run:
 
     def to_its_end(self) -> Verdict:
         """Run it and finish it. Raises LeaseLost."""
-        self._renewal.start()
-        self._parts.orders.listen(self._id.job_id, self)
         try:
             return self._finish(*self._steps())
         except Left:
@@ -233,6 +235,13 @@ class Run:
         self._handle = None
         self._is_left = True
         return Dropped(why="it goes on, and the next supervisor of the slot with it")
+
+    def _lasts(self) -> None:
+        """It takes its time, so its lease is renewed from now on, and orders are heard."""
+        if not self._lasting:
+            self._lasting = True
+            self._renewal.start()
+            self._parts.orders.listen(self._id.job_id, self)
 
     def _steps(self) -> tuple[Outcome, Mapping[str, Any]]:
         """Everything up to the outcome; and, of a success, its result."""
@@ -291,16 +300,17 @@ class Run:
                 raise TurnedAway.handed_back(decision.reason, decision.message)
             case Admitted():
                 self._admitted = decision
-        native = decision.mode == NATIVE
         self._publisher.state(
             events.Admitted(
                 mode=decision.mode,
                 sandbox_level=decision.level,
                 why=decision.why,
                 warning=decision.warning,
-            ),
-            more_soon=native and job.dataset_uri is None and job.code_uri is None,
+            )
         )
+        if decision.mode != NATIVE or job.dataset_uri is not None or job.code_uri is not None:
+            self._lasts()  # who knows how long until it starts
+            self._publisher.begin()
         launcher = self._launcher = parts.launcher(decision.mode, standing.images)
         self._picked = launcher.prepare(job, self._claim.image, self._pulling)
         self._check()
@@ -368,6 +378,7 @@ class Run:
 
     def _go_on(self, heir: Heir) -> None:
         """Nothing is started; what its supervisor may have had no time to say is said."""
+        self._lasts()
         if heir.adopted is not None and heir.adopted.state is JobState.STARTING:
             started = events.Started(**_tuples(heir.note.started))
             self._publisher.state(started, state=JobState.RUNNING)
@@ -386,6 +397,7 @@ class Run:
             ),
             started=self._delivery.started,
             progress=self._delivery.progress,
+            lasts=self._lasts,
             **self._where_it_was(job),
         )
         if self._fenced:

@@ -1,9 +1,11 @@
 -- 5 reason, 6 message, 7 delay (ms), 8 counts as an attempt (1 or 0), 9 node to avoid or '',
--- 10 for how long (ms), 11 time-to-live (s), 12 the event if no attempt is left, then events
+-- 10 for how long (ms), 11 time-to-live (s), 12 the event if no attempt is left, 13 and following as
+-- finish's 10 and following
 redis.call('HSET', job, 'ended_by', by)
 account(id)
+if tonumber(ARGV[13]) >= 0 then runs(tonumber(ARGV[13])) end
 local counts = ARGV[8] == '1'
-local events = rest_of(13)
+local events = rest_of(show(14) + 1)
 if held[7] ~= '' then
   events[#events] = 's' .. cjson.encode({type = 'cancelled', message = held[7]})
   emit(id, events, attempt, node, slot)

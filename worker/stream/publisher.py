@@ -13,13 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
 
 from tasks.errors import LeaseLost, RecordGone
 from tasks.events import Event, Progress, Started
-from tasks.record import Lease, Records, tagged
+from tasks.record import NOT_RUN, Lease, Records, tagged
 from tasks.state import JobState
 from worker.crew import Crew, one_off
 from worker.stream.buffer import BATCH, Buffer, Entry, Stats, weight
@@ -35,6 +36,15 @@ _PACE_S: Final = 0.02
 """How long a loud job's next batch gathers: fewer and larger ones cost everybody less."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unsaid:
+    """What was not sent when the attempt ended, to be said with its end: see `Records.finish`."""
+
+    events: tuple[str, ...] = ()
+    snapshot: Mapping[str, str] = field(default_factory=dict)
+    ran_ms: int = NOT_RUN
+
+
 class Publisher:
     """See the module's docstring. `state` and `offer` may come from any thread."""
 
@@ -47,10 +57,12 @@ class Publisher:
         crew: Crew = one_off,
         batch: int = 0,
         left: Reading | None = None,
+        hold: bool = False,
     ) -> None:
         """``on_lost``: called once, from the thread, when the lease turns out to be lost.
         ``crew``: where the thread comes from. ``batch``, ``left``: the number of the last batch
-        that an earlier supervisor of the attempt sent, and what it left."""
+        that an earlier supervisor of the attempt sent, and what it left. ``hold``: send nothing
+        before `begin`."""
         self._records = records
         self._lease = lease
         self._on_lost = on_lost
@@ -74,7 +86,17 @@ class Publisher:
         there is one, or `give_up`, it waits."""
         self.stats = Stats()
         self._buffer = Buffer(self.stats)
-        self._join = crew(self._run, "publisher")
+        self._crew = crew
+        self._join: Callable[[], None] | None = None
+        self._ran_at = 0.0
+        if not hold:
+            self.begin()
+
+    def begin(self) -> None:
+        """Send from now on. Safe to call again."""
+        with self._changed:
+            if self._join is None and not self._closing:
+                self._join = self._crew(self._run, "publisher")
 
     def state(
         self, event: Event, *, state: JobState | None = None, more_soon: bool = False
@@ -86,6 +108,8 @@ class Publisher:
         """
         with self._changed:
             if not self.lost:
+                if state is JobState.RUNNING:
+                    self._ran_at = time.monotonic()
                 self._buffer.put(Entry(event, state))
                 self._wake(not more_soon)
 
@@ -116,18 +140,25 @@ class Publisher:
             if said:
                 self._wake(True)
 
-    def close(self) -> list[str]:
-        """Stop, and return what was not sent yet, for `Records.finish` to say with the end.
+    def close(self) -> Unsaid:
+        """Stop, and return what was not sent yet.
 
         Waits for the batch that is under way, as long as Redis takes to answer.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._join()
+        if self._join is not None:
+            self._join()
         left = self._buffer.take_all()
         self._count(left)
-        return [tagged(entry.said()) for entry in left]
+        bodies = [tagged(entry.said()) for entry in left]
+        runs = any(entry.state is JobState.RUNNING for entry in left)
+        return Unsaid(
+            events=tuple(bodies),
+            snapshot=_snapshot(left, bodies),
+            ran_ms=round((time.monotonic() - self._ran_at) * 1000) if runs else NOT_RUN,
+        )
 
     def _wake(self, wake: bool) -> None:
         self._waiting = self._waiting or wake

@@ -11,12 +11,12 @@ import pytest
 from tasks import events
 from tasks.events import Envelope, Log, Progress
 from tasks.record import Lease, Records
-from tasks.state import JobState
+from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, history, log, progress, run_out, submit
 from tests.support.waiting import wait_until
 from worker.stream.buffer import HIGH
-from worker.stream.publisher import Publisher
+from worker.stream.publisher import Publisher, Unsaid
 
 pytestmark = pytest.mark.integration
 
@@ -47,8 +47,8 @@ def end(records: Records, lease: Lease, publisher: Publisher) -> list[Envelope]:
     """Close it, say with the end what it left, and return all that was said."""
     left = publisher.close()
     records.finish(
-        lease, JobState.SUCCEEDED, [*left, "s" + events.encode(events.Succeeded())],
-        reason=None, message="", result={},
+        lease, JobState.SUCCEEDED, [*left.events, "s" + events.encode(events.Succeeded())],
+        reason=None, message="", result={}, snapshot=left.snapshot, ran_ms=left.ran_ms,
     )  # fmt: skip
     return sent(records, lease)
 
@@ -69,6 +69,48 @@ def test_events_go_at_once_and_in_order(records: Records, lease: Lease) -> None:
     publisher.close()
 
 
+def test_what_is_held_is_said_with_the_end(records: Records, lease: Lease) -> None:
+    """Also what the record shows of it."""
+    publisher = Publisher(records, lease, hold=True)
+    publisher.state(events.Admitted(mode="native", why="it may"))
+    publisher.state(events.Started(image="an/image", digest="sha256:1"), state=JobState.RUNNING)
+    for epoch in (1, 2):
+        publisher.offer(progress(epoch))
+    assert sent(records, lease) == []
+    told = [one.type for one in end(records, lease, publisher)]
+    assert told == ["admitted", "started", "progress", "progress", "succeeded"]
+    record = records.get(lease.job_id)
+    assert (record.state, record.progress["epoch"]) == (JobState.SUCCEEDED, 2)
+    names = ("ran", "image", "running", "started")
+    ran, image, running, started = records.client.hmget(records.keys.job(lease.job_id), names)
+    assert (ran, image) == ("1", "sha256:1")
+    assert int(running) >= int(started)
+
+
+def test_what_is_held_goes_at_once_when_it_begins(records: Records, lease: Lease) -> None:
+    publisher = Publisher(records, lease, hold=True)
+    publisher.state(events.Started(), state=JobState.RUNNING)
+    publisher.begin()
+    publisher.begin()
+    wait_until(lambda: len(sent(records, lease)) == 1, what="it is sent")
+    assert records.get(lease.job_id).state is JobState.RUNNING
+    assert publisher.close() == Unsaid()
+
+
+def test_a_job_that_ran_and_is_queued_again_does_not_expire(records: Records) -> None:
+    """Whether it was told that it runs, or not."""
+    job_id = submit(records, expires_ms=60_000)
+    lease = claim(records, job_id)
+    publisher = Publisher(records, lease, hold=True)
+    publisher.state(events.Started(), state=JobState.RUNNING)
+    left = publisher.close()
+    records.requeue(
+        lease, [*left.events, "s" + events.encode(events.Retrying(reason="internal", message=""))],
+        reason=FailureReason.INTERNAL, message="", delay_ms=0, counts=True, ran_ms=left.ran_ms,
+    )  # fmt: skip
+    assert records.client.zscore(records.keys.expiring, job_id) is None
+
+
 def test_what_close_leaves_is_said_with_the_end(records: Records, lease: Lease) -> None:
     publisher = Publisher(records, lease)
     for number in range(500):
@@ -77,7 +119,7 @@ def test_what_close_leaves_is_said_with_the_end(records: Records, lease: Lease) 
     lines = [line for one in said if isinstance(one.event, Log) for line in one.event.lines]
     assert lines == [f"{number}" for number in range(500)]
     assert said[-1].type == "succeeded"
-    assert publisher.close() == []
+    assert publisher.close().events == ()
 
 
 def test_from_many_threads_no_number_is_missing(records: Records, lease: Lease) -> None:
@@ -168,7 +210,7 @@ def test_a_lost_lease_stops_it_and_says_so_once(records: Records, lease: Lease) 
     for number in range(3 * HIGH):
         publisher.offer(log(f"{number}"))
         publisher.state(events.Paused())
-    assert publisher.close() == []
+    assert publisher.close().events == ()
     assert lost == [1]
     assert [one.type for one in sent(records, lease)] == ["retrying"]
     finish(records, other, events.Succeeded())
