@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from kombu.connection import Connection
+from kombu.connection import Connection, ConnectionPool, PooledConnection
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 
@@ -109,3 +109,17 @@ class JobConnection(Connection):
         if found is kombu_redis.SentinelTransport:
             return _SentinelTransport
         return JobTransport if found is kombu_redis.Transport else found
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802 - kombu
+        """A pool of such connections: producers publish by one."""
+        return _Pool(self, limit, **kwargs)  # type: ignore[no-untyped-call]  # kombu
+
+
+class _Pooled(JobConnection, PooledConnection):
+    pass
+
+
+class _Pool(ConnectionPool):
+    def new(self) -> _Pooled:
+        given = self.connection._info(resolve=False)  # noqa: SLF001 - as kombu does
+        return _Pooled(self, **dict(given))  # type: ignore[no-untyped-call]  # kombu
