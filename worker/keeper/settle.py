@@ -79,13 +79,16 @@ def settle(
     try:
         record = lock.read(directory)
         paths = {*leases, *(record.leases if record else ())}
-        marker = str(directory.resolve())
-        hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
         until = time.monotonic() + timeout
         over = containers.end(directory, until)
-        spared = all_dead and not any(held(path) for path in paths)
-        over = over and (spared or hunt.run(until))
-        blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
+        killed: list[int] = []
+        blocking: tuple[Path, ...] = ()
+        if not all_dead or any(held(path) for path in paths):
+            marker = str(directory.resolve())
+            hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
+            over = over and hunt.run(until)
+            killed = hunt.killed
+            blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
         if over and not blocking:
             if record is not None:
                 remove_tree(record.scratch)
@@ -93,9 +96,7 @@ def settle(
             outcome = Settlement.SETTLED
         else:
             outcome = Settlement.BLOCKED
-        return Settled(
-            directory=directory, outcome=outcome, killed=tuple(hunt.killed), held=blocking
-        )
+        return Settled(directory=directory, outcome=outcome, killed=tuple(killed), held=blocking)
     finally:
         os.close(guard)
 

@@ -55,6 +55,8 @@ class NativeRuntime:
         self._abandon_after = abandon_after
         self._zygote = zygote if zygote is not None else Zygote()
         self._owns_zygote = zygote is None
+        self._usable = False
+        self._real_attempts = ""
 
     def capabilities(self) -> Capabilities:
         reason = unavailable()
@@ -79,8 +81,7 @@ class NativeRuntime:
         guard = -1
         try:
             for directory in (plan.state, plan.scratch, plan.checkpoints, plan.output):
-                if not directory.is_dir():
-                    directory.mkdir(mode=0o700, parents=True)
+                if _make(directory):
                     made.append(directory)
             guard = self._guard(plan)
             connection = self._zygote.spawn(self._spec(plan, deadline), guard, plan.grant.fds)
@@ -120,9 +121,11 @@ class NativeRuntime:
             self._zygote.close()
 
     def _require(self) -> None:
-        reason = unavailable()
-        if reason:
-            raise RuntimeUnavailable(reason)
+        if not self._usable:
+            reason = unavailable()
+            if reason:
+                raise RuntimeUnavailable(reason)
+            self._usable = True
 
     def _check(self, plan: LaunchPlan) -> None:
         if plan.state.parent != self._attempts:
@@ -142,13 +145,14 @@ class NativeRuntime:
 
     def _spec(self, plan: LaunchPlan, deadline: float) -> protocol.Spec:
         limits = plan.limits
+        self._real_attempts = self._real_attempts or str(self._attempts.resolve())
         return {
             "job_id": plan.attempt.job_id,
             "fence": plan.attempt.fence,
             "slot": plan.grant.slot,
             "argv": list(plan.argv),
             "env": dict(plan.env),
-            "state": str(plan.state.resolve()),
+            "state": f"{self._real_attempts}/{plan.state.name}",
             "scratch": str(plan.scratch),
             "watched": [str(plan.output), str(plan.checkpoints)],
             "memory_mb": limits.memory_mb,
@@ -160,6 +164,19 @@ class NativeRuntime:
             "deadline": deadline,
             "abandon_after": self._abandon_after,
         }
+
+
+def _make(directory: Path) -> bool:
+    """Make a directory that is this user's alone; False: there is one. Raises OSError."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileNotFoundError:
+        directory.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        if directory.is_dir():
+            return False
+        raise
+    return True
 
 
 class NativeHandle:
@@ -235,7 +252,8 @@ class NativeHandle:
         settled = settle(self._state, timeout=_GONE_WITHIN, all_dead=all_dead)
         if settled.outcome is not Settlement.SETTLED:
             raise KeeperError(f"{self.attempt}: still {settled.outcome} in {self._state}")
-        remove_tree(self._scratch)
+        if self._scratch.exists():
+            remove_tree(self._scratch)
 
     def _let_go(self) -> None:
         """The grant is free, and the keeper rests or is gone."""
