@@ -1,7 +1,8 @@
 """From `train.delay` to a job's first instruction, and jobs/s, beside a bare Celery task.
 
 The job is ``python3 -S -c …``, which writes down when it began. The baseline is a bare Celery task
-(prefork) that calls `subprocess.run` on the same command, on the same Redis, in turns.
+(prefork) that calls `subprocess.run` on the same command, on the same Redis, in turns: what else
+the host does meanwhile is borne by both. The ratio of the bursts is the median over pairs of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tasks.publishing import TRAIN
 ONE_BY_ONE = 100
 WARM_UP = 5
 BURST = 200
-BURSTS = 3
+BURSTS = 5
 SLOTS = 2
 # written whole before it gets its name: a reader sees all or nothing
 PROGRAM = (
@@ -93,7 +94,8 @@ def measure() -> Report:
         latency = one_by_one(submits, Path(place))
         rates: dict[str, list[float]] = {name: [] for name in submits}
         for number in range(BURSTS):
-            for name, submit in submits.items():
+            pair = list(submits.items())
+            for name, submit in pair if number % 2 else reversed(pair):
                 rates[name].append(burst(submit, Path(place) / f"burst-{name}{number}"))
     p50 = {name: statistics.median(values) for name, values in latency.items()}
     rate = {name: statistics.median(values) for name, values in rates.items()}
@@ -109,7 +111,14 @@ def measure() -> Report:
         },
         measures=(
             Measure(name="latency", ratio=p50["ours"] / p50["bare"], bound=1.5, at_most=True),
-            Measure(name="throughput", ratio=rate["ours"] / rate["bare"], bound=0.7, at_most=False),
+            Measure(
+                name="throughput",
+                ratio=statistics.median(
+                    ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)
+                ),
+                bound=0.7,
+                at_most=False,
+            ),
         ),
     )
 

@@ -92,7 +92,7 @@ def test_job_shows_the_record(cli: Cli, done_job: str) -> None:
     assert set(found) == {
         *("job_id", "state", "reason", "message", "queue", "user_id", "attempt", "max_attempts"),
         *("node", "slot", "submitted", "started", "finished", "cancel", "progress", "result"),
-        *("spec", "seq"),
+        *("spec", "seq", "image", "sandbox"),
     }
     assert found["state"] == "succeeded"
     assert found["attempt"] == 1
