@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import redis
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:  # at run time only once the environment is set, and only wher
     from tasks.publishing import JobCelery
     from tasks.record import Records
     from tasks.settings import Settings
+
+# No test is timed: a host that is busy would fail it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Inherited by the processes of xdist, or theirs would lie within this one's.
 _ROOT = os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
