@@ -308,7 +308,8 @@ class Run:
                 warning=decision.warning,
             )
         )
-        if decision.mode != NATIVE or job.dataset_uri is not None or job.code_uri is not None:
+        fetches = job.dataset_uri is not None or job.code_uri is not None
+        if fetches or decision.mode != NATIVE or parts.place.devices:
             self._lasts()  # who knows how long until it starts
             self._publisher.begin()
         launcher = self._launcher = parts.launcher(decision.mode, standing.images)
