@@ -13,7 +13,7 @@ JOBS ?= 1000
 SEED ?= 1
 CHAOS_ARGS ?=
 
-.PHONY: help env demo test lint bench chaos images images-push
+.PHONY: help env demo test lint bench chaos images node-image images-push
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -42,6 +42,9 @@ chaos: env ## random faults against a cluster of this host; exit 1 if a job is l
 
 images: env ## the executor images, for the Docker engine of this host
 	$(VENV)/python images/build.py build $(IMAGE_ARGS) $(FLAVOURS)
+
+node-image: env ## the image of compose/: nodes and Flower
+	$(VENV)/python images/build.py node $(IMAGE_ARGS)
 
 images-push: env ## push them: make images-push REGISTRY=registry.example:5000/team
 	@test -n "$(REGISTRY)" || { echo "say where to: make images-push REGISTRY=HOST/PATH"; exit 2; }

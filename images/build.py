@@ -2,6 +2,7 @@
 
     python3 images/build.py build cpu cpu-torch          on a real base, pulled from a registry
     python3 images/build.py build --local-base cpu       on a base made of this host's Python
+    python3 images/build.py node                         the image of compose/, nodes and Flower
     python3 images/build.py push registry.example:5000/team cpu
 
 Each image gets two tags, its version and ``latest``: ``cyxwiz/executor:cpu-0.1.0`` and
@@ -74,6 +75,42 @@ def build(
             docker_build(context, ["--target=executor", *arguments, *chosen], tags(flavour))
             made += tags(flavour)
     return made
+
+
+def build_node(*, base: str, local: bool, pip_args: str) -> list[str]:
+    """Build ``cyxwiz/node`` on ``base``; its tags. ``local``: as for `build`."""
+    names = [f"cyxwiz/node:{name}" for name in (version(), "latest")]
+    with tempfile.TemporaryDirectory(prefix="cyxwiz-images-") as place:
+        context = Path(place)
+        wheels = context / "wheels"
+        wheels.mkdir()
+        shutil.copy(HERE / "Dockerfile.node", context)
+        shutil.copy(REPO / "compose" / "healthy.py", context)
+        (context / "constraints.txt").write_text(constraints())
+        fetch_pip(wheels)
+        source = context / "source"
+        for name in ("tasks", "worker"):
+            shutil.copytree(
+                REPO / name,
+                source / name,
+                ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+            )
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPO / name, source)
+        run([*pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(source)])
+        shutil.rmtree(source)
+        wheel = next(wheels.glob("cyxwiz_worker-*.whl"))
+        if local:
+            command = [*pip(), "download", "--quiet", "--only-binary=:all:", "--dest", str(wheels)]
+            command += ["-c", str(context / "constraints.txt")]
+            run([*command, f"{wheel}[node,monitor]"])
+        for path in [context, *context.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        arguments = ["--file", str(context / "Dockerfile.node"), "--build-arg", f"BASE={base}"]
+        arguments += ["--build-arg", f"VERSION={version()}"]
+        arguments += ["--network=none"] if local else ["--build-arg", f"PIP_ARGS={pip_args}"]
+        docker_build(context, arguments, names)
+    return names
 
 
 def fill(context: Path, flavours: Sequence[str], requirements: Path | None) -> None:
@@ -169,10 +206,24 @@ def main() -> None:
     building.add_argument("--requirements", type=Path, help="instead of the flavours' own")
     building.add_argument("--pip-args", default="", help="such as an index for a GPU's builds")
     building.add_argument("flavours", nargs="*", metavar="FLAVOUR", help=", ".join(FLAVOURS))
+    node = verbs.add_parser("node")
+    node.add_argument("--base", default=REAL_BASE, help=f"default: {REAL_BASE}")
+    node.add_argument("--local-base", action="store_true", help="a base of this host's Python")
+    node.add_argument("--offline", action="store_true", help="BASE has this host's Python")
+    node.add_argument("--pip-args", default="", help="more for the pip in the build")
     pushing = verbs.add_parser("push")
     pushing.add_argument("registry", help="such as registry.example:5000/team")
     pushing.add_argument("flavours", nargs="*", metavar="FLAVOUR", help=", ".join(FLAVOURS))
     given = parser.parse_args()
+    if given.verb == "node":
+        if given.local_base:
+            make_local_base()
+        build_node(
+            base=LOCAL_BASE if given.local_base else given.base,
+            local=given.local_base or given.offline,
+            pip_args=given.pip_args,
+        )
+        return
     flavours = given.flavours or ["cpu"]
     unknown = sorted(set(flavours) - set(FLAVOURS))
     if unknown:
