@@ -1,0 +1,87 @@
+"""What the compose files promise, as Compose itself reads them; no engine is needed for that."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support import compose
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    compose.require()
+    return compose.merged("compose.yaml", env=compose.PASSWORDS)
+
+
+def test_every_service_is_confined_and_says_whether_it_is_well(plain: dict[str, Any]) -> None:
+    assert set(plain["services"]) == {"redis", "node", "flower", "prometheus"}
+    for name, service in plain["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "cap_add" not in service, name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert int(service["user"].split(":")[0]) > 0, name
+        assert service["healthcheck"]["test"], name
+        for port in service.get("ports", ()):
+            assert port["host_ip"] == "127.0.0.1", name
+        for volume in service.get("volumes", ()):
+            assert "docker.sock" not in volume.get("source", ""), name
+            assert volume["type"] != "bind" or volume["read_only"], name
+
+
+def test_there_are_two_nodes_which_reach_redis_alone(plain: dict[str, Any]) -> None:
+    node = plain["services"]["node"]
+    assert node["scale"] == 2
+    assert set(node["networks"]) == {"hub"}
+    assert plain["networks"]["hub"]["internal"] is True
+    assert "environment" in node
+    assert node["environment"]["CYXWIZ_REDIS_URL"].startswith("redis://node:")
+
+
+@pytest.mark.parametrize("name", sorted(compose.PASSWORDS))
+def test_no_password_has_a_default(name: str) -> None:
+    compose.require()
+    env = {key: text for key, text in compose.PASSWORDS.items() if key != name}
+    with pytest.raises(AssertionError, match=f"{name}.*set it in .env"):
+        compose.merged("compose.yaml", env=env)
+
+
+def test_only_the_engines_file_gives_nodes_what_is_the_hosts() -> None:
+    compose.require()
+    found = compose.merged("compose.yaml", "compose.engine.yaml", env=compose.PASSWORDS)
+    node = found["services"]["node"]
+    assert node["pid"] == "host"
+    assert "SYS_ADMIN" not in node["cap_add"]
+    assert not node.get("privileged")
+    sources = {one["source"]: one["target"] for one in node["volumes"] if one["type"] == "bind"}
+    assert sources["/var/run/docker.sock"] == "/var/run/docker.sock"
+    assert sources["/var/lib/cyxwiz"] == "/var/lib/cyxwiz", "one name on both sides"
+    for name in ("redis", "flower", "prometheus"):
+        assert "docker.sock" not in json.dumps(found["services"][name])
+
+
+def test_the_gpu_file_asks_for_every_gpu_once() -> None:
+    compose.require()
+    found = compose.merged(
+        "compose.yaml", "compose.engine.yaml", "compose.gpu.yaml", env=compose.PASSWORDS
+    )
+    node = found["services"]["node"]
+    assert node["scale"] == 1
+    (devices,) = node["deploy"]["resources"]["reservations"]["devices"]
+    assert (devices["driver"], devices["count"]) == ("nvidia", -1)
+
+
+def test_the_example_of_the_environment_names_what_is_asked_for() -> None:
+    text = (compose.FILES / ".env.example").read_text()
+    asked = set()
+    for path in compose.FILES.glob("compose*.yaml"):
+        asked |= {part.split("}")[0].split(":")[0] for part in path.read_text().split("${")[1:]}
+        yaml.safe_load(path.read_text())
+    assert {name for name in asked if f"{name}=" not in text} == set()
