@@ -222,7 +222,7 @@ def queries(cluster: Cluster) -> dict[str, Callable[[], object]]:
         "find_nodes, a page of 20": lambda: cluster.find_nodes(
             {"command": ["true"], "required_device": "cuda"}, limit=20
         ),
-        "explain": lambda: cluster.explain("job-5000"),
+        "explain": lambda: cluster.explain(f"job-{JOBS // 2}"),
     }
 
 

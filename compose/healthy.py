@@ -1,17 +1,38 @@
-"""Says by its exit code whether the node in this container takes jobs: its metrics say so.
+"""Says by its exit code whether what listens on a port of this container is well.
 
-A node that was cordoned, or that drains, is well too.
+healthy.py: a node; its metrics say whether it takes jobs. One that was cordoned, or that drains, is
+well too. healthy.py PORT: a web server, asked for /healthcheck. Nothing but sockets is imported,
+since this runs every few seconds.
 """
 
 import os
-import re
+import socket
 import sys
-import urllib.request
 
-port = os.environ.get("CYXWIZ_METRICS__PORT", "9781")
-with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=4) as answer:  # loopback
-    page = answer.read().decode()
-redis = re.search(r"^cyxwiz_redis_up 1", page, re.MULTILINE)
-cordoned = re.search(r"^cyxwiz_cordoned 1", page, re.MULTILINE)
-ready = re.search(r'^cyxwiz_slots\{[^}]*state="(ready|draining)"[^}]*\} [1-9]', page, re.MULTILINE)
-sys.exit(0 if redis and (ready or cordoned) else 1)
+
+def page(port: int, path: str) -> str:
+    with socket.create_connection(("127.0.0.1", port), 8) as connection:
+        connection.settimeout(8)
+        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+        said = bytearray()
+        while block := connection.recv(65536):
+            said += block
+    return said.decode(errors="replace")
+
+
+def takes_jobs(metrics: str) -> bool:
+    lines = [line.rpartition(" ") for line in metrics.splitlines() if line.startswith("cyxwiz_")]
+    values = {name: float(value) for name, _, value in lines}
+    works = any(
+        value > 0 and name.startswith("cyxwiz_slots{") and f'state="{state}"' in name
+        for name, value in values.items()
+        for state in ("ready", "draining")
+    )
+    return values.get("cyxwiz_redis_up") == 1 and (works or values.get("cyxwiz_cordoned") == 1)
+
+
+if len(sys.argv) > 1:
+    well = " 200 " in page(int(sys.argv[1]), "/healthcheck").partition("\r\n")[0]
+else:
+    well = takes_jobs(page(int(os.environ.get("CYXWIZ_METRICS__PORT", "9781")), "/metrics"))
+sys.exit(0 if well else 1)

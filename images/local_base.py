@@ -23,7 +23,7 @@ from pathlib import Path
 
 TOOLS = ("/bin/sh", "/bin/echo", "/bin/cat", "/bin/ls")
 _LEFT_OUT = re.compile(
-    r"(^|/)(__pycache__|site-packages|dist-packages|test|tests|idlelib|turtledemo|ensurepip|"
+    r"(^|/)(site-packages|dist-packages|test|tests|idlelib|turtledemo|ensurepip|"
     r"lib2to3|tkinter|config-3[^/]*)(/|$)"
 )
 _WHEELS_EXPECT = (
@@ -39,6 +39,7 @@ _WHEELS_EXPECT = (
     "libnss_files.so.2",
 )
 """What a manylinux wheel may take for granted beyond Python's own needs (PEP 600)."""
+_TAG = sys.implementation.cache_tag or ""
 _ZONES = Path("/usr/share/zoneinfo")
 _USERS = "root:x:0:0:root:/:/bin/sh\njob:x:1000:1000::/tmp:/bin/sh\n"
 _GROUP = "root:x:0:\njob:x:1000:\n"
@@ -119,7 +120,9 @@ def _standard_library() -> Iterator[Path]:
         inside = os.path.relpath(directory, root)
         below[:] = [name for name in below if not _LEFT_OUT.search(f"{inside}/{name}")]
         for name in files:
-            if not name.endswith((".pyc", ".a")):
+            # compiled once, here: where the root is read-only each start would compile it again
+            stale = name.endswith(".pyc") and (".opt-" in name or _TAG not in name)
+            if not stale and not name.endswith(".a"):
                 yield Path(directory, name)
 
 

@@ -11,6 +11,7 @@ import click
 
 _COMMANDS: Final = {
     "node": "worker.cli.node:node",
+    "up": "worker.cli.up:up",
     "submit": "worker.cli.submit:submit",
     "jobs": "worker.cli.jobs:jobs",
     "job": "worker.cli.job:job",

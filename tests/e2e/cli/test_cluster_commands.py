@@ -100,6 +100,23 @@ def test_a_node_that_is_not_known_can_be_cordoned(cli: Cli) -> None:
     assert cli("cordon", "Node Z").code == 2
 
 
+def test_a_wrong_password_of_redis_is_said_and_not_shown(
+    cli: Cli, hub: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    client.acl_setuser(
+        "ann", enabled=True, passwords=["+right"], keys=["*"], channels=["*"], categories=["+@all"]
+    )
+    url = hub.tcp_url.replace("redis://", "redis://ann:{}@")
+    assert cli("nodes", "--redis", url.format("right")).code == 0
+    env = {"CYXWIZ_NODE__STATE_DIR": str(tmp_path / "state")}
+    for command in (("nodes",), ("explain", "x"), ("top",), ("node",)):
+        done = cli(*command, "--redis", url.format("wr0ng"), env=env)
+        assert done.code == 4, done
+        assert "invalid username-password pair" in done.err
+        assert "wr0ng" not in done.err + done.out
+    client.acl_deluser("ann")
+
+
 def test_usage(cli: Cli, done_job: str) -> None:
     job = python(STEPS, user_id="ann")
     cli("submit", "-", "--follow", stdin=job)

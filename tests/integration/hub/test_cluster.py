@@ -379,6 +379,39 @@ def test_states_users_and_jobs(records: Records, cluster: Cluster) -> None:
     assert (capacity.waiting, capacity.running) == (2, 1)
 
 
+def test_ten_thousand_queued_jobs_are_all_there(
+    records: Records, enter: Node, cluster: Cluster
+) -> None:
+    enter("node-a")
+    spec, queue = job_config(job_id="x").canonical(), route(job_config()).queue
+    for number in range(10_000):
+        records.submit(
+            job_id=f"job-{number}",
+            spec=spec,
+            queue=queue,
+            priority_step=6,
+            user_id="ann",
+            max_attempts=1,
+            expires_ms=0,
+            message="",
+        )
+    (view,) = cluster.queues().items
+    assert (view.waiting, view.oldest, view.servers) == (10_000, "job-0", 1)
+    found = cluster.explain("job-9999")
+    assert (found.place > 9_900, found.length) == (True, 10_000), "by the ms of its submission"
+    assert cluster.capacity().waiting == 10_000
+    seen, after = set[str](), ""
+    while True:
+        page = cluster.jobs(user_id="ann", limit=1_000, after=after)
+        seen |= {one.job_id for one in page.items}
+        if not page.next:
+            break
+        after = page.next
+    assert len(seen) == 10_000
+    claim(records, "job-0")
+    assert cluster.queues().items[0].waiting == 9_999
+
+
 # usage
 
 
