@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.support import compose
+
+UNIT = compose.FILES / "cyxwiz-node.service"
 
 pytestmark = pytest.mark.unit
 
@@ -85,3 +91,32 @@ def test_the_example_of_the_environment_names_what_is_asked_for() -> None:
         asked |= {part.split("}")[0].split(":")[0] for part in path.read_text().split("${")[1:]}
         yaml.safe_load(path.read_text())
     assert {name for name in asked if f"{name}=" not in text} == set()
+
+
+def test_systemd_understands_the_unit_which_leaves_jobs_running_at_a_stop(tmp_path: Path) -> None:
+    text = UNIT.read_text()
+    assert re.search(r"^KillMode=process$", text, re.MULTILINE)
+    assert re.search(r"^KillSignal=SIGUSR1$", text, re.MULTILINE)
+    tool = shutil.which("systemd-analyze")
+    if tool is None:
+        pytest.skip("systemd-analyze is not on PATH (Debian: apt-get install systemd)")
+    here = tmp_path / UNIT.name  # a user and a program that this host has
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE)
+    here.write_text(re.sub(r"^User=.*", "User=root", text, flags=re.MULTILINE))
+    done = subprocess.run([tool, "verify", str(here)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_a_node_is_well_when_it_takes_jobs_or_was_told_not_to() -> None:
+    source = (compose.FILES / "healthy.py").read_text().partition("if len(sys.argv)")[0]
+    names: dict[str, Any] = {}
+    exec(compile(source, "healthy.py", "exec"), names)
+    ready = 'cyxwiz_slots{kind="cpu",state="ready"} 2.0'
+    for page, well in (
+        (f"# HELP\ncyxwiz_redis_up 1.0\n{ready}\n", True),
+        (f"cyxwiz_redis_up 0.0\n{ready}\n", False),
+        ('cyxwiz_redis_up 1.0\ncyxwiz_slots{kind="cpu",state="starting"} 2.0\n', False),
+        ("cyxwiz_redis_up 1.0\ncyxwiz_cordoned 1.0\n", True),
+        ("", False),
+    ):
+        assert names["takes_jobs"](page) is well, page
