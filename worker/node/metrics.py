@@ -144,8 +144,32 @@ def node_metrics(view: NodeView) -> Iterator[Metric]:
     for kind in kinds:
         busy.add_metric([kind], sum(1 for s in view.slots if s.kind == kind and s.job_id))
     yield busy
+    yield from device_metrics(view)
     yield _gauge("sandbox_level", "0 none, 1 basic, 2 full.", view.sandbox_level)
     yield _gauge("cordoned", "Whether the node takes no new job.", float(view.cordon is not None))
+
+
+def device_metrics(view: NodeView) -> Iterator[Metric]:
+    """The node's GPUs, by UUID; none where it has none."""
+    said = view.record.get("gpus")
+    gpus = [one for one in said if isinstance(one, dict)] if isinstance(said, list) else []
+    for field, name, what, unit in (
+        ("jobs", "device_jobs", "Jobs that have the device.", 1),
+        ("memory_mb", "device_memory_bytes", "Memory of the device.", 1 << 20),
+        ("used_mb", "device_memory_used_bytes", "Memory of it that is in use.", 1 << 20),
+        ("utilisation", "device_utilisation_ratio", "How busy it is, of 1.", 0.01),
+        ("temperature_c", "device_temperature_celsius", "How hot it is.", 1),
+    ):
+        family = _gauges(name, what, "device", "model")
+        for one in gpus:
+            value = one.get(field)
+            if isinstance(value, int | float):
+                family.add_metric([str(one.get("uuid")), str(one.get("name"))], value * unit)
+        yield family
+    well = _gauges("device_well", "Whether the device is given to jobs.", "device", "model")
+    for one in gpus:
+        well.add_metric([str(one.get("uuid")), str(one.get("name"))], float(not one.get("wrong")))
+    yield well
 
 
 def cluster_metrics(cluster: Cluster) -> Iterator[Metric]:

@@ -20,6 +20,7 @@ from tests.support.fleet import cpu_offer, gpu_offer, node
 from tests.support.metrics import scraped, values
 from tests.support.redis_server import free_port
 from worker.node.metrics import Metrics
+from worker.node.registry import GpuEntry
 from worker.sections import MetricsSection
 
 pytestmark = pytest.mark.integration
@@ -46,7 +47,11 @@ def test_promtool_finds_nothing_wrong_and_the_dashboard_shows_what_there_is(
     hub: Hub, serve: Serve, tmp_path: Path
 ) -> None:
     serve(port := free_port())
-    node(hub.client, hub.keys, "node-a", cpu_offer(), gpu_offer(), state="ready")
+    gpu = GpuEntry(
+        uuid="GPU-1", kind="cuda", name="H100", memory_mb=80_000, used_mb=4_000, utilisation=35,
+        jobs=1, wrong="it is hot",
+    )  # fmt: skip
+    node(hub.client, hub.keys, "node-a", cpu_offer(), gpu_offer(), state="ready", gpus=(gpu,))
     records = hub.records
     finish(records, claim(records, submit(records)), Succeeded())
     failed = {"state": JobState.FAILED, "reason": FailureReason.USER_ERROR}
@@ -66,6 +71,11 @@ def test_promtool_finds_nothing_wrong_and_the_dashboard_shows_what_there_is(
     assert asked - names == set()
     found = values(port)
     assert found['cyxwiz_slots{kind="gpu",state="ready"}'] == 1
+    device = '{device="GPU-1",model="H100"}'
+    assert found[f"cyxwiz_device_utilisation_ratio{device}"] == pytest.approx(0.35)
+    assert found[f"cyxwiz_device_memory_used_bytes{device}"] == 4_000 * 2**20
+    assert found[f"cyxwiz_device_well{device}"] == 0
+    assert f"cyxwiz_device_temperature_celsius{device}" not in found
     assert found['cyxwiz_attempts_ended_total{outcome="failed",reason="user_error"}'] == 1
     assert (found["cyxwiz_leases_lost_total"], found["cyxwiz_attempts_begun_total"]) == (1, 3)
 
