@@ -68,17 +68,23 @@ def test_a_cordoned_node_ends_its_jobs_takes_none_and_comes_back(
     job = agent.paths.slots / "cpu0.job"
     job.touch()
     cluster.cordon("node-a", why="new disk")
-    wait_until(lambda: says(cluster, "cordoned", ["draining", "stopped"]), what="cordoned")
+    wait_until(
+        lambda: says(cluster, "cordoned", ["draining", "stopped"]), timeout=40, what="cordoned"
+    )
     found = cluster.node("node-a")
     assert found is not None
     assert found.cordon == Cordon(why="new disk")
     assert not gone(busy), "its job goes on"
     assert cluster.capacity().kinds["cpu"].slots == 0
     job.unlink()
-    wait_until(lambda: says(cluster, "cordoned", ["stopped", "stopped"]), what="both stopped")
+    wait_until(
+        lambda: says(cluster, "cordoned", ["stopped", "stopped"]), timeout=40, what="both stopped"
+    )
     assert last(agent, "cpu0") == "SIGTERM"
     assert cluster.uncordon("node-a")
-    wait_until(lambda: says(cluster, "ready", ["ready", "ready"]), what="it serves again")
+    wait_until(
+        lambda: says(cluster, "ready", ["ready", "ready"]), timeout=40, what="it serves again"
+    )
     assert not cluster.uncordon("node-a")
     assert agent.stop() == 0
     assert cluster.nodes().items == ()
@@ -91,10 +97,10 @@ def test_a_drained_node_hands_its_jobs_back_after_the_time_given(
     agent.wait_ready()
     (agent.paths.slots / "cpu0.job").touch()
     cluster.drain("node-a", seconds=0.2)
-    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="drained")
+    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), timeout=40, what="drained")
     assert last(agent, "cpu0") == "SIGQUIT"
     cluster.uncordon("node-a")
-    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves again")
+    wait_until(lambda: says(cluster, "ready", ["ready"]), timeout=40, what="it serves again")
 
 
 def test_a_cordon_ends_before_the_drain_did_its_work(start: Start, cluster: Cluster) -> None:
@@ -103,23 +109,25 @@ def test_a_cordon_ends_before_the_drain_did_its_work(start: Start, cluster: Clus
     job = agent.paths.slots / "cpu0.job"
     job.touch()
     cluster.drain("node-a", seconds=3600)
-    wait_until(lambda: says(cluster, "cordoned", ["draining"]), what="draining")
+    wait_until(lambda: says(cluster, "cordoned", ["draining"]), timeout=40, what="draining")
     cluster.uncordon("node-a")
-    wait_until(lambda: not says(cluster, "cordoned"), what="not any more")
+    wait_until(lambda: not says(cluster, "cordoned"), timeout=40, what="not any more")
     job.unlink()  # the worker ends after its job, and the next one takes jobs
-    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves again")
+    wait_until(lambda: says(cluster, "ready", ["ready"]), timeout=40, what="it serves again")
 
 
 def test_a_cordon_is_kept_through_a_restart_of_the_node(start: Start, cluster: Cluster) -> None:
     cluster.cordon("node-a")
     agent = start()
-    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="cordoned from the start")
+    wait_until(
+        lambda: says(cluster, "cordoned", ["stopped"]), timeout=40, what="cordoned from the start"
+    )
     assert agent.event("slot.started") is None
     assert agent.stop() == 0
     start(drain=0)
-    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), what="and again")
+    wait_until(lambda: says(cluster, "cordoned", ["stopped"]), timeout=40, what="and again")
     cluster.client.hset(cluster.keys.cordoned, "node-a", "{garbage")
     cluster.client.publish(cluster.keys.orders("node-a"), "look")
     assert says(cluster, "cordoned"), "a note that cannot be read is a cordon all the same"
     cluster.uncordon("node-a")
-    wait_until(lambda: says(cluster, "ready", ["ready"]), what="it serves")
+    wait_until(lambda: says(cluster, "ready", ["ready"]), timeout=40, what="it serves")
