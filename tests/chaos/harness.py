@@ -33,7 +33,8 @@ _ENDS: Final = ("succeeded", "failed", "cancelled", "rejected")
 _ATTEMPTS: Final = 100
 """That a job may have: a run is not about giving up."""
 _TICK: Final = 0.02
-_CLEAN_WITHIN: Final = 40.0
+_CLEAN_WITHIN: Final = 90.0
+"""A node looks for what ended jobs left every minute."""
 ALL_KINDS: Final = frozenset(Kind)
 
 # Redis's keys that are there for as long as the cluster is; everything else has an end.

@@ -98,7 +98,7 @@ class LiveNode:
             assert self.process.poll() is None, self.said
             return self.said.count("node ready\n") == self._starts
 
-        wait_until(ready, timeout=30, what="the node's slots")
+        wait_until(ready, timeout=90, what="the node's slots")
 
     def worker(self, slot: str = "cpu0") -> int | None:
         """The pid of the slot's Celery worker that takes jobs; None while there is none."""

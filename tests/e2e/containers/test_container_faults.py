@@ -78,19 +78,29 @@ class Traced:
 
 
 def test_the_slot_worker_is_killed(start_contained: Start) -> None:
-    node = start_contained()
+    node = start_contained(lease_ttl=60.0, lease_grace=30.0)
     traced = Traced(node)
     before = node.container(traced.job)["Id"]
     worker = node.node.worker()
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: node.node.worker() not in (None, worker), timeout=60, what="another worker")
-    node.cluster.wait_state(traced.job, JobState.RUNNING, timeout=60)
-    # it is another's by now, or it was ended and runs again: in either case one, and looked after
-    running = [one["Id"] for one in node.containers() if one["State"] == "running"]
-    assert len(running) <= 1
-    assert running == [before] or before not in running
-    assert "TWICE" not in traced.go()
+    node.cluster.wait_adopted(traced.job, timeout=60)
+    assert [one["Id"] for one in node.containers()] == [before]
+    assert traced.go() == "began ended "
+    assert node.cluster.record(traced.job).attempt == 1
+    node.wait_clean()
+
+
+def test_a_node_is_stopped_and_started_again_while_a_container_runs(start_contained: Start) -> None:
+    node = start_contained(lease_ttl=60.0, lease_grace=30.0)
+    traced = Traced(node)
+    before = node.container(traced.job)["Id"]
+    assert node.node.leave(60) == 0
+    assert [one["State"] for one in node.containers()] == ["running"]
+    node.node.start()
+    node.cluster.wait_adopted(traced.job, timeout=60)
+    assert [one["Id"] for one in node.containers()] == [before]
+    assert traced.go() == "began ended "
     node.wait_clean()
 
 
