@@ -9,6 +9,7 @@ CyxWizError
 │   └── UnknownKey      … is by a key that is not known here
 ├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
 ├── LeaseLost           this attempt no longer owns the job: whatever it writes is refused
+│   └── BrokenRecord    … because what the record holds is none: it was not written by the project
 ├── JobFailed           what `AsyncResult.get()` raises for a job that failed
 │   ├── JobRejected     … that no node may run
 │   └── JobCancelled    … that was cancelled (for `follow(...).result()`)
@@ -60,6 +61,10 @@ class LeaseLost(CyxWizError):
 
 class RecordGone(LeaseLost):
     """There is no record of the job any more: Redis has lost its data."""
+
+
+class BrokenRecord(LeaseLost):
+    """A script cannot work with what a job's record holds: the project has not written it."""
 
 
 class JobFailed(CyxWizError):

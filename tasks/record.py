@@ -373,8 +373,15 @@ class Records:
         ``grace_ms``: how long after its expiry a lease counts as lost; None: none does now.
         """
         grace = -1 if grace_ms is None else grace_ms
-        lost, pushed, expired = self._scripts.call("reap", grace, self.terminal_ttl_s)
+        lost, pushed, expired, broken = self._scripts.call("reap", grace, self.terminal_ttl_s)
+        for job_id in broken:
+            self.bury(job_id)
         return Reaped(lost=lost, pushed=pushed, expired=expired)
+
+    def bury(self, job_id: str) -> None:
+        """Take a record out of the way that no script can work with. What there is of it is kept
+        as ``broken:job:ID`` and the like, as long as an ended job's."""
+        self._scripts.call("bury", job_id, self.terminal_ttl_s)
 
     def repush(self, job_id: str, waiting_since: str) -> bool:
         """Push a queued job's message again, unless something happened to it since."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 import redis
+
+from tasks.errors import BrokenRecord
 
 _HELD = ("renew", "publish", "finish", "requeue", "summon", "spend")
 """Scripts that only the holder of a lease may run: `held.lua` stands before them."""
@@ -29,8 +31,25 @@ class Scripts:
         self._loaded: dict[str, Any] = {}
 
     def call(self, name: str, *args: str | int) -> Any:
-        """Run the script ``name``; the prefix comes before ``args``."""
+        """Run the script ``name``; the prefix comes before ``args``. Raises BrokenRecord."""
         script = self._loaded.get(name)
         if script is None:
             script = self._loaded[name] = self._client.register_script(source(name))
-        return script(args=[self._prefix, *args])
+        try:
+            return script(args=[self._prefix, *args])
+        except redis.ResponseError as error:
+            if _of_the_record(str(error)):
+                raise BrokenRecord(f"{name}: {error}") from error
+            raise
+
+
+_OF_THE_SERVER: Final = (
+    *("OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "NOPERM", "MASTERDOWN"),
+    *("CLUSTERDOWN", "TRYAGAIN", "NOSCRIPT", "NOAUTH", "UNKILLABLE"),
+)
+"""What a script's error begins with where the server cannot do what it is asked for."""
+
+
+def _of_the_record(text: str) -> bool:
+    """Whether a script has failed on what it found. redis-py drops the common ``ERR`` in front."""
+    return "user_script" in text and not text.startswith(_OF_THE_SERVER)

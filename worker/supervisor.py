@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import redis
 
-from tasks.errors import InvalidJob, LeaseLost
+from tasks.errors import BrokenRecord, InvalidJob, LeaseLost
 from tasks.executor import Delivery, Dropped, Failed, Verdict
 from tasks.job import JobConfig
 from tasks.record import Claimed, NotClaimed
@@ -61,7 +61,10 @@ class Supervisor:
         if heir is not None:
             owner = heir.note.lease.owner
         sent = time.monotonic()
-        claim = self.until_redis_answers(lambda: self._claim(delivery, owner))
+        try:
+            claim = self.until_redis_answers(lambda: self._claim(delivery, owner))
+        except BrokenRecord as error:
+            return self._bury(delivery, error)
         if heir is not None and not _same(claim, heir):
             # it was lost between two renewals, and this is another claim, if it is one
             assert self._heirs is not None  # noqa: S101 - there it came from
@@ -86,11 +89,22 @@ class Supervisor:
             if self._stopping.is_set():
                 self._run.shutdown()
             return self._run.to_its_end()
+        except BrokenRecord as error:
+            return self._bury(delivery, error)
         except LeaseLost:
             log.warning("job.fenced job=%s fence=%d", delivery.job_id, claim.lease.fence)
             return Dropped(why="the lease is somebody else's")
         finally:
             self._run = None
+
+    def _bury(self, delivery: Delivery, error: BrokenRecord) -> Verdict:
+        """Nobody can run a job whose record is none: it goes, and whoever waits for it is told."""
+        log.error("job.record_broken job=%s error=%s", delivery.job_id, error)
+        self.until_redis_answers(lambda: self._parts.records.bury(delivery.job_id))
+        return Failed(
+            reason=FailureReason.INTERNAL,
+            message="the job's record in Redis is none that this project has written",
+        )
 
     def stored(self, job_id: str) -> None:
         """Celery has stored the job's result."""

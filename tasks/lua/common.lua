@@ -8,6 +8,8 @@ local RUNS = {starting = true, running = true, paused = true}
 -- What is kept of a job. The tail is what the job itself can fill, so it is bounded in bytes too.
 local TAIL, TAIL_SLACK, TAIL_BYTES = 2000, 200, 4 * 1024 * 1024
 local HISTORY = 10000
+-- What an error begins with where the server cannot do what it is asked for, whatever the record says.
+local OF_THE_SERVER = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, NOPERM = true}
 local TOLD_WITHIN = 30000   -- ms in which whoever ended a job stores Celery's result of it
 local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
 

@@ -1,11 +1,23 @@
 -- 2 grace (ms), or -1: leave the leases alone, 3 time-to-live (s): expired leases, due delays, jobs
--- not started in time. At most 100 of each. Returns how many of each were dealt with.
+-- not started in time. At most 100 of each. Returns how many of each were dealt with, and the
+-- jobs whose records are broken: one of those must not be in the way of all others.
 local grace, keep = tonumber(ARGV[2]), tonumber(ARGV[3])
 local function due(name, until_ms)
   return redis.call('ZRANGEBYSCORE', PREFIX .. name, '-inf', until_ms, 'LIMIT', 0, 100)
 end
-local lost, pushed, expired = 0, 0, 0
-for _, id in ipairs(grace < 0 and {} or due('leases', NOW - grace)) do
+local lost, pushed, expired, broken = 0, 0, 0, {}
+local function each(name, until_ms, deal)
+  for _, id in ipairs(due(name, until_ms)) do
+    local fine, why = pcall(deal, id)
+    if not fine then
+      local text = type(why) == 'table' and why.err or tostring(why)
+      if OF_THE_SERVER[string.match(text, '^%-?(%u+)')] then error(why) end
+      redis.call('ZREM', PREFIX .. name, id)
+      broken[#broken + 1] = id
+    end
+  end
+end
+if grace >= 0 then each('leases', NOW - grace, function(id)
   local job = key('job', id)
   local h = redis.call('HMGET', job, 'state', 'attempt', 'max_attempts', 'cancel', 'node', 'slot')
   if h[1] and RUNS[h[1]] then
@@ -29,16 +41,16 @@ for _, id in ipairs(grace < 0 and {} or due('leases', NOW - grace)) do
   else
     redis.call('ZREM', PREFIX .. 'leases', id)
   end
-end
-for _, id in ipairs(due('delayed', NOW)) do
+end) end
+each('delayed', NOW, function(id)
   if redis.call('HGET', key('job', id), 'state') == 'queued' then
     push(id)
     pushed = pushed + 1
   else
     redis.call('ZREM', PREFIX .. 'delayed', id)
   end
-end
-for _, id in ipairs(due('expiring', NOW)) do
+end)
+each('expiring', NOW, function(id)
   local h = redis.call('HMGET', key('job', id), 'state', 'ran', 'attempt')
   if h[1] == 'queued' and not h[2] then
     local message = 'not started before its expiry'
@@ -48,5 +60,5 @@ for _, id in ipairs(due('expiring', NOW)) do
     expired = expired + 1
   end
   redis.call('ZREM', PREFIX .. 'expiring', id)
-end
-return {lost, pushed, expired}
+end)
+return {lost, pushed, expired, broken}

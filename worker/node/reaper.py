@@ -20,6 +20,7 @@ from typing import Final
 
 import redis
 
+from tasks.errors import BrokenRecord
 from tasks.keys import PRIORITY_STEPS
 from tasks.record import Records
 from tasks.settings import Settings
@@ -247,7 +248,13 @@ class Reaper:
         for found in self._ids_in_messages(queue):
             waiting.pop(found, None)
         for job_id, since in waiting.items():
-            if self._records.repush(str(job_id), str(int(since))):
+            try:
+                pushed = self._records.repush(str(job_id), str(int(since)))
+            except BrokenRecord as error:
+                log.error("reaper.record_broken job=%s error=%s", job_id, error)
+                self._records.bury(str(job_id))
+                continue
+            if pushed:
                 log.warning("reaper.message_lost job=%s queue=%s", job_id, queue)
 
     def _ids_in_messages(self, queue: str) -> Iterator[str]:

@@ -12,8 +12,9 @@ import redis
 
 from tasks.job import JobConfig
 from tasks.keys import Keys
+from tasks.needs import needs_of
 from tasks.publishing import TRAIN, kombu_message
-from tasks.routing import route
+from tasks.routing import direct_queue, route
 from tasks.state import JobState
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
@@ -159,3 +160,59 @@ def test_a_job_that_is_none_is_rejected_by_its_record(cluster: Cluster) -> None:
             timeout=30,
             what=f"{args} to be refused",
         )
+
+
+GARBAGE: dict[str, dict[str, Any]] = {
+    "attempt": {"attempt": "x"},
+    "fence": {"fence": ""},
+    "expiry": {"state": "running", "exp": "never"},
+    "attempts": {"state": "running", "max_attempts": "many"},
+    "spec": {"spec": "{"},
+    "queue": {"queue": "\x00"},
+    "state": {"state": "unheard-of"},
+}
+
+
+def garbage(cluster: Cluster, client: redis.Redis, kind: str) -> str:
+    """A recorded job of which somebody has made something else; its message is not sent yet."""
+    keys, job_id = cluster.settings.keys, f"garbage-{kind.replace(' ', '-')}"
+    cluster.app.records.submit(
+        job_id=job_id,
+        spec=JobConfig.parse({**JOB, "job_id": job_id}).canonical(),
+        queue=direct_queue(cluster.node.name),
+        priority_step=6,
+        user_id="",
+        max_attempts=3,
+        expires_ms=0,
+        message=json.dumps(message(job_id)),
+        needs=needs_of(QUEUE),
+    )
+    if kind == "a list":
+        client.delete(keys.job(job_id))
+        client.rpush(keys.job(job_id), "x")
+    elif kind == "a full history":
+        last = 2**64 - 1
+        client.xadd(keys.history(job_id), {"e": "x"}, id=f"{last}-{last}")
+    else:
+        client.hset(keys.job(job_id), mapping=GARBAGE[kind])
+    return job_id
+
+
+def test_a_record_that_is_garbage_blocks_no_slot_and_no_reaper(
+    cluster: Cluster, client: redis.Redis, keys: Keys
+) -> None:
+    made = [garbage(cluster, client, kind) for kind in (*GARBAGE, "a list", "a full history")]
+    client.zadd(keys.leases, dict.fromkeys(made, 1))  # as if their leases had run out
+    client.zadd(keys.delayed, dict.fromkeys(made, 1))
+    client.zadd(keys.expiring, dict.fromkeys(made, 1))
+    direct = keys.message_list(direct_queue(cluster.node.name), 6)
+    for job_id in made:
+        client.lpush(direct, json.dumps(message(job_id)))
+    wait_until(lambda: client.llen(direct) == 0, timeout=30, what="all of them taken")
+
+    def dealt_with() -> bool:
+        return not any(client.zmscore(keys.leases, made)) and not client.zcard(keys.delayed)
+
+    wait_until(dealt_with, timeout=30, what="the reaper")
+    gone = {key.rpartition(":")[2] for key in client.keys(f"{keys.prefix}broken:job:*")}
+    assert {"garbage-a-list", "garbage-attempt"} <= gone <= set(made)
