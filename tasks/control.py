@@ -71,7 +71,7 @@ def ask(job_id: str, what: Ask, *, app: JobCelery | None = None) -> None:
         record = app.records.get(job_id)
         # one that is starting would not obey, and one that has just ended may still listen
         heard = record.state in _OBEY and app.records.client.publish(
-            app.hub.keys.control(job_id), json.dumps({"op": str(what)})
+            app.hub.keys.control(record.node, job_id), json.dumps({"op": str(what)})
         )
     if not heard:
         raise NotRunning(f"job {job_id} is {record.state}: only a running job can {what}")

@@ -50,9 +50,9 @@ class Keys:
         """Channel: the job's events as they happen."""
         return f"{self.prefix}events:{job_id}"
 
-    def control(self, job_id: str) -> str:
-        """Channel: what a running attempt is asked to do."""
-        return f"{self.prefix}control:{job_id}"
+    def control(self, node: str, job_id: str) -> str:
+        """Channel: what a running attempt on ``node`` is asked to do; heard by that node alone."""
+        return f"{self.prefix}control:{node}:{job_id}"
 
     @property
     def leases(self) -> str:

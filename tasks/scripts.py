@@ -38,7 +38,7 @@ class Scripts:
         try:
             return script(args=[self._prefix, *args])
         except redis.ResponseError as error:
-            if _of_the_record(str(error)):
+            if _of_the_record(error):
                 raise BrokenRecord(f"{name}: {error}") from error
             raise
 
@@ -50,6 +50,14 @@ _OF_THE_SERVER: Final = (
 """What a script's error begins with where the server cannot do what it is asked for."""
 
 
-def _of_the_record(text: str) -> bool:
-    """Whether a script has failed on what it found. redis-py drops the common ``ERR`` in front."""
-    return "user_script" in text and not text.startswith(_OF_THE_SERVER)
+def _of_the_record(error: redis.ResponseError) -> bool:
+    """Whether a script has failed on what it found.
+
+    redis-py has classes for what servers say most often, and takes the first word away for them.
+    """
+    text = str(error)
+    return (
+        type(error) is redis.ResponseError
+        and "user_script" in text
+        and not text.startswith(_OF_THE_SERVER)
+    )

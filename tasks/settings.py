@@ -85,14 +85,16 @@ class Settings:
         """The same Redis as kombu and Celery spell it."""
         if (sentinel := self.sentinel) is not None:
             return sentinel.celery_url
-        return _with_scheme(self.redis_url, "redis+socket") if self.on_socket else self.redis_url
+        if self.on_socket:
+            return _with_scheme(self.redis_url, "redis+socket")
+        return _verified(self.redis_url)
 
     @property
     def backend_url(self) -> str:
         """The same Redis as Celery's setting for the project's result backend."""
         if (sentinel := self.sentinel) is not None:
             return f"tasks.results:SentinelJobBackend+{sentinel.celery_url}"
-        url = _with_scheme(self.redis_url, "socket") if self.on_socket else self.redis_url
+        url = _with_scheme(self.redis_url, "socket") if self.on_socket else self.celery_url
         return f"tasks.results:JobBackend+{url}"
 
     def connect(self, *, timeout: float | None = 5.0, decode: bool = True) -> redis.Redis:
@@ -167,6 +169,15 @@ def mask(url: str) -> str:
 def _with_scheme(url: str, scheme: str) -> str:
     """Not by urlunsplit, which drops the slashes before an empty host: unix:/path is refused."""
     return f"{scheme}:{url.partition(':')[2]}"
+
+
+def _verified(url: str) -> str:
+    """A ``rediss://`` URL says that the server must prove itself: for redis-py that goes without
+    saying, and Celery refuses one that does not."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs=" in parts.query:
+        return url
+    return f"{url}{'&' if parts.query else '?'}ssl_cert_reqs=required"
 
 
 def _url(url: str) -> str:

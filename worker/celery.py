@@ -24,6 +24,7 @@ from celery.signals import (  # noqa: E402
 
 from tasks.celery import app  # noqa: E402
 from tasks.errors import CyxWizError  # noqa: E402
+from worker.broadcasts import obey_only_questions  # noqa: E402
 from worker.slot import SlotProcess  # noqa: E402
 
 __all__ = ["app"]
@@ -46,6 +47,7 @@ def slot() -> SlotProcess:
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
 def _subscribe(sender: str, instance: Any, **_: Any) -> None:
     """Read the queues that the slot satisfies, whatever ``-Q`` says, before consuming begins."""
+    obey_only_questions()
     try:
         app.amqp.queues.select(slot().queues())
     except CyxWizError as error:

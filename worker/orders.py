@@ -51,9 +51,10 @@ class _Wish:
 class Orders:
     """Listens for one job at a time."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Nothing is connected before the first `listen`."""
+    def __init__(self, settings: Settings, node: str) -> None:
+        """``node``: this node's name. Nothing is connected before the first `listen`."""
         self._settings = settings
+        self._node = node
         self._wish: _Wish | None = None
         self._lock = threading.Lock()
         self._ended = False
@@ -63,7 +64,7 @@ class Orders:
     def listen(self, job_id: str, listener: OrderListener) -> None:
         """Tell ``listener`` of each order for ``job_id``, and of no other job's any more."""
         with self._lock:
-            self._wish = _Wish(self._settings.keys.control(job_id), listener)
+            self._wish = _Wish(self._settings.keys.control(self._node, job_id), listener)
             if self._thread is None:
                 self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 self._thread = threading.Thread(target=self._run, name="orders", daemon=True)

@@ -188,7 +188,7 @@ class SlotProcess:
             zygote=self._zygote,
         )
         devices = inventory(self._config) if self._devices.uuids else StaticInventory()
-        self._orders = Orders(self._settings)
+        self._orders = Orders(self._settings, self._config.node.name)
         self._crew = StandingCrew(_CREW)
         parts = NodeParts(
             records=self._records(),

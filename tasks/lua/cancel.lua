@@ -12,5 +12,6 @@ if state == 'queued' then
   return {'CANCELLED', 'cancelled'}
 end
 if redis.call('HGET', job, 'cancel') == '' then redis.call('HSET', job, 'cancel', why) end
-redis.call('PUBLISH', key('control', id), cjson.encode({op = 'cancel', why = why}))
+local node = redis.call('HGET', job, 'node')
+redis.call('PUBLISH', key('control', node .. ':' .. id), cjson.encode({op = 'cancel', why = why}))
 return {'ASKED', state}

@@ -58,3 +58,16 @@ def test_submit_refuses_a_key_before_it_looks_for_redis(cli: Cli) -> None:
     done = cli("submit", "-", "--key", "none.key", "--redis", "unix:///none.sock", stdin=JOB)
     assert done.code == 3
     assert "none.key: cannot be read" in done.err
+
+
+def test_an_account_of_redis_is_printed_with_its_password_apart(cli: Cli, tmp_path: Path) -> None:
+    made = cli("acl", "producer", "alice")
+    assert made.code == 0
+    assert made.out.startswith("user alice on #")
+    password = made.err.partition("password of alice: ")[2].strip()
+    assert len(password) > 40
+    assert password not in made.out
+    (tmp_path / "secret").write_text(password + "\n")
+    again = cli("acl", "producer", "alice", "--password-file", "secret", "--json")
+    assert again.json == {"user": "alice", "line": made.out.strip()}
+    assert cli("acl", "node", "n").code == 3

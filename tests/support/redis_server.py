@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -36,11 +37,18 @@ class RedisServer:
     A context manager: ``with RedisServer() as server``.
     """
 
-    def __init__(self, *, directory: Path | None = None, tcp: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        directory: Path | None = None,
+        tcp: bool = False,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         """Nothing is started yet.
 
         ``directory``: where socket and data go; by default a new one, removed by `close`.
-        ``tcp``: listen on a free port of 127.0.0.1 as well (`tcp_url`).
+        ``tcp``: listen on a free port of 127.0.0.1 as well (`tcp_url`). ``more``: further settings
+        of redis.conf.
         """
         self._own_directory = directory is None
         self.directory = directory or short_directory()
@@ -48,6 +56,7 @@ class RedisServer:
         self.socket = self.directory / "redis.sock"
         assert len(str(self.socket).encode()) <= _PATH_BYTES, f"too long: {self.socket}"
         self._tcp = tcp
+        self._more = dict(more or {})
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         # The server is tied to the thread that starts it, so that is always this one.
@@ -163,6 +172,7 @@ class RedisServer:
             "save": "",
             "appendonly": "yes",
             "daemonize": "no",
+            **self._more,
         }
         arguments = [word for key, value in options.items() for word in (f"--{key}", value)]
         return subprocess.Popen(

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "drain": "worker.cli.cordon:drain",
     "uncordon": "worker.cli.cordon:uncordon",
     "keys": "worker.cli.keys:keys",
+    "acl": "worker.cli.acl:acl",
     "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }

@@ -66,7 +66,8 @@ def test_the_example_of_an_envelope_is_one() -> None:
 def test_every_key_is_on_the_page() -> None:
     keys = Keys(prefix="")
     made = {
-        keys.job("ID"), keys.history("ID"), keys.tail("ID"), keys.events("ID"), keys.control("ID"),
+        keys.job("ID"), keys.history("ID"), keys.tail("ID"), keys.events("ID"),
+        keys.control("NODE", "ID"),
         keys.leases, keys.delayed, keys.expiring, keys.untold, keys.live, keys.queues, keys.nodes,
         keys.reaper, keys.waiting("QUEUE"), keys.by_state("STATE"), keys.by_user("USER"),
         keys.node("NODE"), keys.node_names, keys.serving("QUEUE"), keys.slots("KIND"),

@@ -127,7 +127,7 @@ def test_a_running_job_is_asked_by_its_channel_and_at_each_renewal(records: Reco
     job_id = submit(records)
     lease = claim(records, job_id)
     with records.client.pubsub() as channel:
-        channel.subscribe(records.keys.control(job_id))
+        channel.subscribe(records.keys.control("node-a", job_id))
         assert channel.get_message(timeout=5)["type"] == "subscribe"
         assert records.cancel(job_id, "first") == (True, JobState.STARTING)
         assert records.cancel(job_id, "second") == (True, JobState.STARTING)
