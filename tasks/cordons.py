@@ -40,7 +40,7 @@ class Cordon:
                 why=str(said.get("why") or ""),
                 drain=None if drain is None else max(0.0, float(drain)),
             )
-        except (ValueError, AttributeError, TypeError):
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
             return cls(why="it cannot be read why")
 
 

@@ -350,10 +350,10 @@ def decode(text: str) -> Envelope:
             "slot": str(found.pop("slot")),
         }
         said = str(found.pop("type"))
-    except (KeyError, TypeError) as error:
+        found.pop("v")
+        return Envelope(event=_event(said, found), **head)
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"an event without {error}") from None
-    found.pop("v")
-    return Envelope(event=_event(said, found), **head)
 
 
 def _event(said: str, body: dict[str, Any]) -> Event:

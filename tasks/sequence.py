@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from tasks.events import VERSION, Envelope, Truncated, decode, is_end
 
@@ -18,9 +19,9 @@ class Sequence:
     def caught_up(self, texts: Iterable[str], seq: int) -> list[Envelope]:
         """From the stored history, read together with the record's ``seq``.
 
-        What the capped tail no longer has is said by a `Truncated` event.
+        What the capped tail no longer has is said by a `Truncated` event; so is what is no event.
         """
-        found = sorted((decode(text) for text in texts), key=lambda one: one.seq)
+        found = sorted(_readable(texts), key=lambda one: one.seq)
         out: list[Envelope] = []
         for envelope in found:
             if envelope.seq <= self.last:
@@ -54,6 +55,12 @@ class Sequence:
             out.append(envelope)
         self.ended = self.ended or any(is_end(one.event) for one in out)
         return out
+
+
+def _readable(texts: Iterable[str]) -> Iterator[Envelope]:
+    for text in texts:
+        with suppress(ValueError):  # somebody else has written it
+            yield decode(text)
 
 
 def _gap(near: Envelope | None, first: int, last: int, job_id: str) -> Envelope:

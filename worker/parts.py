@@ -17,6 +17,7 @@ from worker.engines import Engines
 from worker.launchers import Launcher
 from worker.launchers.native import NativeLauncher
 from worker.limits import HostSize
+from worker.node.audit import Audit
 from worker.node.paths import NodePaths
 from worker.orders import Orders
 from worker.runtimes.base import Runtime
@@ -60,6 +61,7 @@ class NodeParts:
     native: Runtime
     engines: Engines
     keyring: Keyring
+    audit: Audit
     orders: Orders
     crew: Crew
     place: Place

@@ -27,6 +27,7 @@ from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Left, Patience
+from worker.audited import Audited
 from worker.device_watch import DeviceWatch
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
@@ -82,6 +83,7 @@ class Run:
         self._sure = until_redis_answers
         self._ending = Ending(parts.records, claim, parts.place.node, self._until_there_is_a_record)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
+        self._audited = Audited(parts.audit, self._id, claim.attempt)
         self._heir = heir
         before = None if heir is None else heir.adopted
         self._reading = None if before is None else Reading.from_json(before.reading)
@@ -213,6 +215,9 @@ class Run:
             return self._finish(*self._steps())
         except Left:
             return self._leave_behind()
+        except LeaseLost:
+            self._audited.ended("fenced", "", "its lease was lost")
+            raise
         finally:
             self._renewal.stop()
             self._parts.orders.stop()
@@ -282,7 +287,7 @@ class Run:
     def _plan(self, job: JobConfig) -> LaunchPlan:
         """Admission, image, data, grant."""
         parts = self._parts
-        standing = self._standing(job)
+        standing = self._audited.standing = self._standing(job)
         decision = admit(
             job,
             parts.config,
@@ -354,6 +359,8 @@ class Run:
         self._check()
         launcher, admitted = self._launcher, self._admitted
         assert launcher is not None and admitted is not None  # noqa: S101, PT018 - _plan has set it
+        job = JobConfig.parse(self._claim.spec)
+        self._audited.starts(job, plan, admitted, self._picked)
         began = time.monotonic()
         self._handle = launcher.runtime.start(plan, self._renewal.deadline)
         self._note = Note(
@@ -524,6 +531,8 @@ class Run:
         if self._fenced or self._publisher.lost:
             raise LeaseLost(str(self._id))
         verdict = self._ending.write(outcome, result, left)
+        state = "queued again" if outcome.retry else str(outcome.state)
+        self._audited.ended(state, str(outcome.reason or ""), outcome.message)
         if not isinstance(verdict, Dropped):  # it will not run again: its checkpoints can go
             shutil.rmtree(self._parts.paths.job(self._id.job_id), ignore_errors=True)
         return verdict

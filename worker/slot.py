@@ -23,6 +23,7 @@ from worker.heirs import Heirs
 from worker.interruption import Interruptible
 from worker.keeper.zygote import Zygote
 from worker.node import slot_records
+from worker.node.audit import Audit
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
 from worker.node.presence import Presence
@@ -205,6 +206,7 @@ class SlotProcess:
             native=native,
             engines=self._engines,
             keyring=self._keyring,
+            audit=Audit(self._paths.audit, node=self._config.node.name, slot=self.name),
             orders=self._orders,
             crew=self._crew,
             place=Place(

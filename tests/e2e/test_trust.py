@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tasks.job import JobConfig
 from tasks.state import JobState
 from tasks.trust import SigningKey, sign
 from tests.support.cluster import Cluster
+from worker.node.audit import check
 
 pytestmark = pytest.mark.e2e
 
@@ -65,6 +67,14 @@ def test_a_node_runs_what_its_key_signed_and_nothing_else(
         client.delete(key)
     client.delete(f"{keys.prefix}celery-task-meta-{done.id}")
     assert refused(signed).startswith(f"untrusted: signature: was used before, by job {done.id}")
+
+    lines = [json.loads(line) for line in cluster.node.paths.audit.read_text().splitlines()]
+    assert check(cluster.node.paths.audit) == len(lines)
+    (started,) = [line for line in lines if line["event"] == "started"]
+    assert (started["job"], started["key"]["name"]) == (done.id, "alice")
+    assert (started["mode"], started["spec"]) == ("native", signed.digest())
+    ends = [line["state"] for line in lines if line["event"] == "ended"]
+    assert ends == ["succeeded", *["rejected"] * 4]
 
     # somebody whom this node does not know: another node might, so it is not rejected here
     stranger = cluster.submit(sign(job, mallory).to_wire())

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "uncordon": "worker.cli.cordon:uncordon",
     "keys": "worker.cli.keys:keys",
     "acl": "worker.cli.acl:acl",
+    "audit": "worker.cli.audit:audit",
     "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }

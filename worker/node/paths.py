@@ -73,6 +73,11 @@ class NodePaths:
         """A file for each image that a job has used, touched at each use."""
         return self.state_dir / "images"
 
+    @property
+    def audit(self) -> Path:
+        """Who ran what here, and how it ended; see `worker.node.audit`."""
+        return self.state_dir / "audit.log"
+
     def image_use(self, image_id: str) -> Path:
         """When the image with the engine's id ``image_id`` was last used: the file's time."""
         return self.images / image_id.removeprefix("sha256:")

@@ -1,0 +1,95 @@
+"""What hostile parties feed, one function for each: it takes bytes and must neither raise nor grow.
+
+Shared by the property tests, the coverage-guided fuzzer and the measurement of rates.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from tasks import nodes
+from tasks.errors import BadSignature, InvalidJob, KeyUnusable
+from tasks.events import decode, encode
+from tasks.job import JobConfig
+from tasks.messages import Unfit, check_message, check_record
+from tasks.sequence import Sequence
+from tasks.trust import PublicKey, Stamp
+from worker.runner import tensorfile
+from worker.runtimes.base import Chunk, Stream
+from worker.stream.decoder import Decoder
+
+_MOST_EVENTS_BYTES: Final = 64 * 1024
+_PLACE: Final = Path(tempfile.mkdtemp(prefix="cyxwiz-fuzz-"))
+
+
+def decoder(data: bytes) -> None:
+    """What a job prints. The first byte says in how many parts it comes."""
+    cut = 1 + (data[0] if data else 0)
+    found, offset = Decoder("job-1", 10), 0
+    for begin in range(0, len(data), cut):
+        part = data[begin : begin + cut]
+        for said in found.feed(Chunk(stream=Stream.STDOUT, offset=offset, data=part)):
+            assert len(encode(said.event)) <= _MOST_EVENTS_BYTES
+        offset += len(part)
+    for said in found.flush():
+        assert len(encode(said.event)) <= _MOST_EVENTS_BYTES
+    assert found.consumed(Stream.STDOUT) <= offset
+
+
+def config(data: bytes) -> None:
+    """A job's configuration. What is taken has one form, which is taken again."""
+    try:
+        job = JobConfig.parse(data)
+    except InvalidJob:
+        return
+    assert JobConfig.parse(job.canonical()).canonical() == job.canonical()
+
+
+def message(data: bytes) -> None:
+    """An entry of a queue, or of kombu's own table."""
+    with contextlib.suppress(Unfit):
+        check_message(data, ["tasks.train"])
+    with contextlib.suppress(Unfit):
+        check_record(data)
+
+
+def event(data: bytes) -> None:
+    """What a follower hears, live and from the history."""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError):
+        decode(text)
+    Sequence("job-1").live(text)
+    Sequence("job-1").caught_up([text], 3)
+
+
+def capability(data: bytes) -> None:
+    """What a node says of itself."""
+    text = data.decode("utf-8", "replace")
+    nodes._view("node-a", 1.0, 1.0, text, {"cpu0": text[:20]}, nodes.Cordon.parse(text))
+
+
+def checkpoint(data: bytes) -> None:
+    """A checkpoint's file: of a job, so nothing of it is unpickled, and sizes are what they are."""
+    path = _PLACE / "a.safetensors"
+    path.write_bytes(data)
+    with contextlib.suppress(tensorfile.NotWhole):
+        tensorfile.read(path)
+
+
+def signature(data: bytes) -> None:
+    """A signature, and a public key."""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(BadSignature):
+        Stamp.parse(text)
+    with contextlib.suppress(KeyUnusable):
+        PublicKey.parse(text)
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    one.__name__: one
+    for one in (decoder, config, message, event, capability, checkpoint, signature)
+}

@@ -1,0 +1,59 @@
+"""What one attempt leaves in the node's audit: a line before it starts, and one at its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tasks.job import JobConfig
+from tasks.state import FailureReason
+from worker.admission import Admitted
+from worker.launchers import Picked
+from worker.node.audit import Audit
+from worker.plan import AttemptId, LaunchPlan
+from worker.trust.keyring import UNSIGNED, Standing
+from worker.turned_away import TurnedAway
+
+log = logging.getLogger(__name__)
+
+
+class Audited:
+    """Of one attempt."""
+
+    def __init__(self, audit: Audit, attempt: AttemptId, number: int) -> None:
+        """``number``: 1 for the first attempt."""
+        self._audit = audit
+        self._named = {"job": attempt.job_id, "fence": attempt.fence, "attempt": number}
+        self.standing: Standing = UNSIGNED
+        """Whose job it is, as soon as that is known."""
+
+    def starts(self, job: JobConfig, plan: LaunchPlan, admitted: Admitted, picked: Picked) -> None:
+        """Raises TurnedAway: an attempt that cannot be written down is not started."""
+        key = self.standing.key
+        fields: dict[str, Any] = {
+            "user": job.user_id,
+            "key": None if key is None else {"name": key.name, "id": key.key_id},
+            "spec": job.digest(),
+            "mode": admitted.mode,
+            "sandbox_level": int(admitted.level),
+            "why": admitted.why,
+            "image": picked.reference,
+            "image_id": picked.id,
+            "digest": picked.digest,
+            "devices": list(plan.grant.devices),
+            "network": str(job.network),
+            "secrets": list(job.secrets),
+        }
+        try:
+            self._audit.write("started", **self._named, **fields)
+        except OSError as error:
+            raise TurnedAway.handed_back(
+                FailureReason.ENGINE_ERROR, f"the audit cannot be written: {error}"
+            ) from None
+
+    def ended(self, state: str, reason: str, message: str) -> None:
+        """However it ended, if only by a lost lease. What cannot be written is said in the log."""
+        try:
+            self._audit.write("ended", **self._named, state=state, reason=reason, message=message)
+        except OSError as error:
+            log.error("audit.unwritten job=%s error=%s", self._named["job"], error)
