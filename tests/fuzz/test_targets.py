@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz import rates
 from tests.fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.unit
@@ -100,3 +101,8 @@ def test_the_decoder_by_what_it_has_not_run_yet(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert "Done 4000 runs" in done.stderr
+
+
+def test_the_rates_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rates.main(5_000, 500) == 0
+    assert "5000 lines" in capsys.readouterr().out
