@@ -15,12 +15,13 @@ from queue import Empty
 from typing import Any, Final
 
 from tasks.keys import PUT_ASIDE, PUT_ASIDE_MOST, PUT_ASIDE_TTL_S
-from tasks.messages import Unfit, check_message, check_record
+from tasks.messages import Unfit, check_message, check_record, check_shape
 
 log = logging.getLogger(__name__)
 
 TASKS_OPTION: Final = "cyxwiz_tasks"
 """Of the transport: the names of the tasks that a message may ask for."""
+_PIDBOX: Final = ".celery.pidbox"
 _HEAD: Final = 2_000
 """How much of a message is kept, bytes."""
 
@@ -67,11 +68,14 @@ class FitChannel:
 
     def _fit(self, found: Any) -> Any:
         """The queue and the message of a BRPOP; None, as if none had come, for one put aside."""
-        queue, raw = found
+        queue, raw = _text(found[0]), found[1]
         try:
-            check_message(raw, self._tasks)
+            if _PIDBOX in queue:  # Celery's own: questions to a worker, and the answers
+                check_shape(raw)
+            else:
+                check_message(raw, self._tasks)
         except Unfit as unfit:
-            self.put_aside(raw, _text(queue), str(unfit))
+            self.put_aside(raw, queue, str(unfit))
             return None
         return found
 

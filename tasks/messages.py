@@ -65,17 +65,22 @@ def check_message(raw: bytes | str, tasks: Collection[str]) -> None:
 
     ``tasks``: the names of the tasks that may be asked for.
     """
+    message = check_shape(raw)
+    _check_headers(message["headers"], tasks)
+    _check_properties(message["properties"])
+    _check_body(message, message["properties"])
+
+
+def check_shape(raw: bytes | str) -> dict[str, Any]:
+    """The message, if kombu can read it: all that is asked of what is no job's. Raises Unfit."""
     if len(raw) > MOST_BYTES:
         raise Unfit(f"{len(raw)} bytes; at most {MOST_BYTES}")
     message = _parsed(raw, "the message")
     if not isinstance(message, dict):
         raise Unfit("the message is no object")
-    headers, properties = message.get("headers"), message.get("properties")
-    if not isinstance(headers, dict) or not isinstance(properties, dict):
+    if not all(isinstance(message.get(part), dict) for part in ("headers", "properties")):
         raise Unfit("headers or properties are no object")
-    _check_headers(headers, tasks)
-    _check_properties(properties)
-    _check_body(message, properties)
+    return message
 
 
 def check_record(raw: bytes | str) -> None:
