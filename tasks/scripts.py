@@ -1,4 +1,4 @@
-"""The Lua scripts of `tasks/lua`, loaded once and called by their digest."""
+"""The Lua scripts of `tasks/lua`, read at import and called by their digest."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ _HELD = ("renew", "publish", "finish", "requeue", "summon", "spend")
 """Scripts that only the holder of a lease may run: `held.lua` stands before them."""
 
 
+# Read at once: a process whose program is replaced on the disk keeps its own version's scripts.
+_TEXTS: Final = {
+    file.name.removesuffix(".lua"): file.read_text("utf-8")
+    for file in (files("tasks") / "lua").iterdir()
+    if file.name.endswith(".lua")
+}
+
+
 @cache
 def source(name: str) -> str:
     """The whole text of one script."""
-    folder = files("tasks") / "lua"
     parts = ["common", *(["held"] if name in _HELD else []), name]
-    return "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
+    return "\n".join(_TEXTS[part] for part in parts)
 
 
 class Scripts:

@@ -1,6 +1,5 @@
 -- 5 terminal state, 6 reason, 7 message, 8 result, 9 time-to-live (s), 10 since when it ran, where
 -- nobody was told yet (ms ago, or -1), 11 how many snapshot arguments follow, then those, then events
-redis.call('HSET', job, 'ended_by', by)
 account(id)
 if tonumber(ARGV[10]) >= 0 then runs(tonumber(ARGV[10])) end
 local first = show(11) + 1
@@ -8,4 +7,5 @@ ended(id, node, 'end:' .. ARGV[5] .. ':' .. ARGV[6])
 emit(id, rest_of(first), attempt, node, slot)
 conclude(id, state, ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]),
   TOLD_WITHIN)
+redis.call('HSET', job, 'ended_by', by)   -- last: a step that fails is not taken for done
 return 'OK'

@@ -1,7 +1,11 @@
 -- 5 reason, 6 message, 7 delay (ms), 8 counts as an attempt (1 or 0), 9 node to avoid or '',
 -- 10 for how long (ms), 11 time-to-live (s), 12 the event if no attempt is left, 13 and following as
 -- finish's 10 and following
-redis.call('HSET', job, 'ended_by', by)
+-- said last: a step that fails is not taken for done
+local function done(state)
+  redis.call('HSET', job, 'ended_by', by)
+  return state
+end
 account(id)
 if tonumber(ARGV[13]) >= 0 then runs(tonumber(ARGV[13])) end
 local counts = ARGV[8] == '1'
@@ -11,14 +15,14 @@ if held[7] ~= '' then
   emit(id, events, attempt, node, slot)
   ended(id, node, 'end:cancelled:')
   conclude(id, state, 'cancelled', '', held[7], '', tonumber(ARGV[11]), TOLD_WITHIN)
-  return 'cancelled'
+  return done('cancelled')
 end
 if counts and attempt >= tonumber(redis.call('HGET', job, 'max_attempts')) then
   events[#events] = ARGV[12]
   emit(id, events, attempt, node, slot)
   ended(id, node, 'end:failed:' .. ARGV[5])
   conclude(id, state, 'failed', ARGV[5], ARGV[6], '', tonumber(ARGV[11]), TOLD_WITHIN)
-  return 'failed'
+  return done('failed')
 end
 emit(id, events, attempt, node, slot)
 ended(id, node, (counts and 'retry:' or 'handed_back:') .. ARGV[5])
@@ -26,4 +30,4 @@ redis.call('HSET', job, 'reason', ARGV[5], 'error', ARGV[6])
 if not counts then redis.call('HSET', job, 'attempt', attempt - 1) end
 if ARGV[9] ~= '' then redis.call('HSET', job, 'avoid:' .. ARGV[9], NOW + tonumber(ARGV[10])) end
 queue_again(id, state, tonumber(ARGV[7]))
-return 'queued'
+return done('queued')

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import redis
 
 from tasks import events
 from tasks.errors import LeaseLost
@@ -342,3 +343,18 @@ def test_an_ended_job_is_told_by_its_message_without_being_queued(records: Recor
     assert not records.client.exists(records.keys.waiting(records.get(job_id).queue))
     records.mark_result_stored(job_id)
     assert not records.retell(job_id)
+
+
+def test_an_end_of_which_a_step_fails_is_not_taken_for_done(records: Records) -> None:
+    """Redis keeps what a script wrote before its error; said again, the end is written."""
+    job_id = submit(records)
+    lease = claim(records, job_id)
+    index = records.keys.by_state("succeeded")
+    records.client.set(index, "no sorted set")
+    with pytest.raises(redis.ResponseError):
+        finish(records, lease, events.Succeeded())
+    records.client.delete(index)
+    assert not records.get(job_id).state.terminal
+    finish(records, lease, events.Succeeded())
+    assert records.get(job_id).state is JobState.SUCCEEDED
+    finish(records, lease, events.Succeeded())  # its answer was lost
