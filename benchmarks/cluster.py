@@ -10,8 +10,9 @@ bare Celery task. Redis's share of a CPU is read from its own account.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import multiprocessing
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,11 +28,13 @@ from tasks.choices import Device
 from tasks.cluster import Cluster
 from tasks.events import Log
 from tasks.following import follow_async
+from tasks.job import JobConfig
 from tasks.keys import NODE_TTL_S
 from tasks.ladders import SandboxClass
+from tasks.needs import needs_of
 from tasks.publishing import TRAIN
-from tasks.record import Claimed, tagged
-from tasks.routing import SlotOffer, classes_for, direct_queue
+from tasks.record import Claimed, Lease, Records, tagged
+from tasks.routing import SlotOffer, classes_for, direct_queue, route
 from tasks.settings import Settings
 from worker.node.identity import NodeIdentity
 from worker.node.registry import NodeRecord, NodeRegistry, NodeState, Offer, SlotEntry
@@ -39,6 +42,8 @@ from worker.node.registry import NodeRecord, NodeRegistry, NodeState, Offer, Slo
 NODES: Final = (100, 300, 1000)
 SLOTS: Final = 8
 JOBS: Final = 10_000
+"""Queued; `SENT` of them as producers do it, the rest by the script that this ends in."""
+SENT: Final = 2_000
 FOLLOWERS: Final = 200
 EVENTS_PER_S: Final = 200
 """That the followed jobs publish, all together."""
@@ -49,37 +54,40 @@ QUERIES: Final = 60
 """Of each kind."""
 
 
-class Fleet:
-    """Nodes that beat, from a thread."""
-
-    def __init__(self, settings: Settings, count: int) -> None:
-        self._client = settings.connect()
-        self._nodes = [_node(self._client, settings, number) for number in range(count)]
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.late_s = 0.0
-
-    def start(self) -> None:
-        for registry, record in self._nodes:
+def beat(url: str, count: int, ready: Any, stop: Any) -> None:
+    """A process: so many nodes that beat, until ``stop``."""
+    settings = Settings(redis_url=url)
+    client = settings.connect()
+    nodes = [_node(client, settings, number) for number in range(count)]
+    for registry, record in nodes:
+        registry.beat(record)
+    ready.set()
+    due = time.monotonic()
+    while not stop.is_set():
+        for registry, record in nodes:
+            due += BEAT_S / count
+            if stop.wait(max(0.0, due - time.monotonic())):
+                break
             registry.beat(record)
-        self._thread.start()
+    for registry, _ in nodes:
+        registry.leave()
+    client.close()
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        for registry, _ in self._nodes:
-            registry.leave()
-        self._client.close()
 
-    def _run(self) -> None:
-        due = time.monotonic()
-        while True:
-            for registry, record in self._nodes:
-                due += BEAT_S / len(self._nodes)
-                self.late_s = max(self.late_s, time.monotonic() - due)
-                if self._stop.wait(max(0.0, due - time.monotonic())):
-                    return
-                registry.beat(record)
+@contextmanager
+def beside(target: Callable[..., None], *args: Any) -> Iterator[None]:
+    """A process of its own, so that what is measured here does not wait for its interpreter."""
+    context = multiprocessing.get_context("spawn")
+    ready, stop = context.Event(), context.Event()
+    process = context.Process(target=target, args=(*args, ready, stop))
+    process.start()
+    try:
+        support.wait_for(ready.is_set)
+        yield
+    finally:
+        stop.set()
+        process.join(30)
+        process.kill()
 
 
 def _node(client: redis.Redis, settings: Settings, number: int) -> tuple[NodeRegistry, NodeRecord]:
@@ -127,23 +135,41 @@ def _node(client: redis.Redis, settings: Settings, number: int) -> tuple[NodeReg
     return NodeRegistry(client, settings.keys, who), record
 
 
+def config(number: int) -> dict[str, Any]:
+    """A job of one of some classes, priorities and users."""
+    return {
+        "command": ["true"],
+        "job_id": f"job-{number}",
+        "user_id": f"user-{number % 50}",
+        "required_device": ("cpu", "cuda", "any", "rocm")[number % 4],
+        "priority": ("low", "normal", "high")[number % 3],
+    }
+
+
 def enqueue(app: Any, count: int) -> float:
-    """Submit so many jobs of some classes; how many a second."""
+    """Submit so many jobs; how many a second."""
     begin = time.perf_counter()
     for number in range(count):
-        app.send_task(
-            TRAIN,
-            [
-                {
-                    "command": ["true"],
-                    "job_id": f"job-{number}",
-                    "user_id": f"user-{number % 50}",
-                    "required_device": ("cpu", "cuda", "any", "rocm")[number % 4],
-                    "priority": ("low", "normal", "high")[number % 3],
-                }
-            ],
-        )
+        app.send_task(TRAIN, [config(number)])
     return count / (time.perf_counter() - begin)
+
+
+def record(records: Records, first: int, after: int) -> None:
+    """The records and indexes of more jobs, by the script that `enqueue` ends in."""
+    for number in range(first, after):
+        job = JobConfig.parse(config(number))
+        way = route(job)
+        records.submit(
+            job_id=f"job-{number}",
+            spec=job.canonical(),
+            queue=way.queue,
+            priority_step=way.priority_step,
+            user_id=job.user_id,
+            max_attempts=job.max_attempts,
+            expires_ms=0,
+            message="",
+            needs=needs_of(way.queue),
+        )
 
 
 def enqueue_bare(app: Celery, count: int) -> float:
@@ -154,60 +180,49 @@ def enqueue_bare(app: Celery, count: int) -> float:
     return count / (time.perf_counter() - begin)
 
 
-class Followers:
-    """200 of them, each on a job of its own that prints now and then; from threads."""
+def claim_followed(app: Any) -> list[Lease]:
+    """The jobs that followers follow, running; their leases."""
+    leases = []
+    for number in range(FOLLOWERS):
+        job_id = f"followed-{number}"
+        app.send_task(TRAIN, [{"command": ["true"], "job_id": job_id}])
+        claimed = app.records.claim(
+            job_id, owner=job_id, node="elsewhere", slot=f"cpu{number}", ttl_ms=3_600_000,
+            delivery_tag="",
+        )  # fmt: skip
+        assert isinstance(claimed, Claimed), claimed
+        leases.append(claimed.lease)
+    return leases
 
-    def __init__(self, settings: Settings, app: Any) -> None:
-        self._settings = settings
-        self._app = app
-        self._leases: list[Any] = []
-        self._seen = 0
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=target, daemon=True)
-            for target in (lambda: asyncio.run(self._follow()), self._publish)
-        ]
 
-    def start(self) -> None:
-        for number in range(FOLLOWERS):
-            job_id = f"followed-{number}"
-            self._app.send_task(TRAIN, [{"command": ["true"], "job_id": job_id}])
-            claimed = self._app.records.claim(
-                job_id, owner=job_id, node="elsewhere", slot="cpu0", ttl_ms=3_600_000,
-                delivery_tag="",
-            )  # fmt: skip
-            assert isinstance(claimed, Claimed), claimed
-            self._leases.append(claimed.lease)
-        for thread in self._threads:
-            thread.start()
+def publish(url: str, leases: list[Lease], ready: Any, stop: Any) -> None:
+    """A process: the jobs print a line in turns."""
+    settings = Settings(redis_url=url)
+    records = Records(settings.connect(), settings.keys)
+    ready.set()
+    for number in itertools.count():
+        if stop.wait(1 / EVENTS_PER_S):
+            return
+        records.publish(leases[number % FOLLOWERS], [tagged(Log(lines=("a line of a job",)))])
 
-    def stop(self) -> int:
-        """How many events the followers got."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        return self._seen
 
-    def _publish(self) -> None:
-        number = 0
-        while not self._stop.wait(1 / EVENTS_PER_S):
-            lease = self._leases[number % FOLLOWERS]
-            number += 1
-            self._app.records.publish(lease, [tagged(Log(lines=("a line that a job prints",)))])
+def follow(url: str, ready: Any, stop: Any) -> None:
+    """A process: a follower for each of the jobs."""
+    asyncio.run(_follow(Settings(redis_url=url), ready, stop))
 
-    async def _follow(self) -> None:
-        following = [
-            asyncio.ensure_future(self._one(f"followed-{number}")) for number in range(FOLLOWERS)
-        ]
-        while not self._stop.is_set():
-            await asyncio.sleep(0.1)
-        for one in following:
-            one.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
 
-    async def _one(self, job_id: str) -> None:
-        async for _ in follow_async(job_id, settings=self._settings):
-            self._seen += 1
+async def _follow(settings: Settings, ready: Any, stop: Any) -> None:
+    async def one(job_id: str) -> None:
+        async for _ in follow_async(job_id, settings=settings):
+            pass
+
+    following = [asyncio.ensure_future(one(f"followed-{number}")) for number in range(FOLLOWERS)]
+    ready.set()
+    while not stop.is_set():
+        await asyncio.sleep(0.1)
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
 
 
 def queries(cluster: Cluster) -> dict[str, Callable[[], object]]:
@@ -259,47 +274,41 @@ def watched(client: redis.Redis) -> Iterator[dict[str, float]]:
 def measure() -> Report:
     """Each size beside the smallest one; Redis at the largest."""
     figures: dict[str, float] = {}
+    p50: dict[int, dict[str, float]] = {}
     p99: dict[int, dict[str, float]] = {}
     with support.redis_hub() as url:
         settings = Settings(redis_url=url)
         app = make_app(settings, include=())
         bare = Celery("bare", broker=settings.celery_url, set_as_current=False)
         enqueue_bare(bare, 200)  # connections and imports
-        figures["bare Celery, enqueued/s"] = enqueue_bare(bare, 2000)
-        figures["enqueued/s"] = enqueue(app, JOBS)
+        figures["bare Celery, enqueued/s"] = enqueue_bare(bare, SENT)
         client = settings.connect()
-        figures["Redis memory per queued job, KB"] = _memory_kb(client) / JOBS
-        followers = Followers(settings, app)
-        followers.start()
+        empty = _memory_kb(client)
+        figures["enqueued/s"] = enqueue(app, SENT)
+        figures["Redis memory per queued job, KB"] = (_memory_kb(client) - empty) / SENT
+        record(app.records, SENT, JOBS)
         cluster = Cluster(client, settings.keys)
-        for count in NODES:
-            fleet = Fleet(settings, count)
-            fleet.start()
-            with watched(client) as seen:
-                until = time.monotonic() + SECONDS
-                time.sleep(max(0.0, until - time.monotonic()))
-            asked = ask(cluster)
-            fleet.stop()
-            p99[count] = {name: support.percentile(ms, 0.99) for name, ms in asked.items()}
-            figures[f"{count} nodes: Redis CPU, %"] = seen["cpu"] * 100
-            figures[f"{count} nodes: Redis commands/s"] = seen["ops"]
-            figures[f"{count} nodes: a beat was late at most, ms"] = fleet.late_s * 1000
-            for name, ms in asked.items():
-                figures[f"{count} nodes: {name}, p50 ms"] = statistics.median(ms)
-                figures[f"{count} nodes: {name}, p99 ms"] = p99[count][name]
-        figures["events that followers got"] = followers.stop()
+        leases = claim_followed(app)
+        with beside(publish, url, leases), beside(follow, url):
+            for count in NODES:
+                with beside(beat, url, count):
+                    with watched(client) as seen:
+                        time.sleep(SECONDS)
+                    asked = ask(cluster)
+                p50[count] = {name: statistics.median(ms) for name, ms in asked.items()}
+                p99[count] = {name: support.percentile(ms, 0.99) for name, ms in asked.items()}
+                figures[f"{count} nodes: Redis CPU, %"] = seen["cpu"] * 100
+                figures[f"{count} nodes: Redis commands/s"] = seen["ops"]
+                for name in asked:
+                    figures[f"{count} nodes: {name}, p50 ms"] = p50[count][name]
+                    figures[f"{count} nodes: {name}, p99 ms"] = p99[count][name]
         cpu = figures[f"{NODES[-1]} nodes: Redis CPU, %"]
         few = figures[f"{NODES[0]} nodes: Redis CPU, %"]
         a_node = (cpu - few) / (NODES[-1] - NODES[0])
-        figures["nodes at which one Redis has half a CPU left"] = 50 / max(a_node, 1e-3)
+        figures["nodes whose heartbeats take half a CPU"] = 50 / max(a_node, 1e-3)
         client.close()
     most = max(p99[NODES[-1]].values())
-    medians = {
-        count: [figures[f"{count} nodes: {name}, p50 ms"] for name in p99[count]] for count in NODES
-    }
-    growth = max(
-        many / few for many, few in zip(medians[NODES[-1]], medians[NODES[0]], strict=True)
-    )
+    growth = sum(p50[NODES[-1]].values()) / sum(p50[NODES[0]].values())
     return Report(
         name="cluster",
         figures=figures,
@@ -307,7 +316,7 @@ def measure() -> Report:
             Measure(name="Redis CPU, of one core", ratio=cpu / 100, bound=0.5, at_most=True),
             Measure(name="slowest query's p99 / 50 ms", ratio=most / 50, bound=1.0, at_most=True),
             # every answer is a page, so as large with 1,000 nodes as with 100
-            Measure(name="p50, 1,000 nodes / 100", ratio=growth, bound=3.0, at_most=True),
+            Measure(name="all p50, 1,000 nodes / 100", ratio=growth, bound=2.0, at_most=True),
             Measure(
                 name="enqueued, of bare Celery's rate",
                 ratio=figures["enqueued/s"] / figures["bare Celery, enqueued/s"],
