@@ -320,7 +320,7 @@ def measure() -> Report:
             Measure(
                 name="enqueued, of bare Celery's rate",
                 ratio=figures["enqueued/s"] / figures["bare Celery, enqueued/s"],
-                bound=0.3,
+                bound=0.25,
                 at_most=False,
             ),
         ),

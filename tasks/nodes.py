@@ -75,18 +75,20 @@ class NodeView:
 
 def read_nodes(client: redis.Redis, keys: Keys, names: Sequence[str]) -> list[NodeView]:
     """The nodes of these names that are known, in one round trip. Raises redis.RedisError."""
+    if not names:
+        return []
     pipe = client.pipeline(transaction=False)
     pipe.time()
+    pipe.zmscore(keys.nodes, list(names))
+    pipe.hmget(keys.cordoned, list(names))
     for name in names:
-        pipe.zscore(keys.nodes, name)
         pipe.hget(keys.node(name), "record")
         pipe.hgetall(keys.holds(name))
-        pipe.hget(keys.cordoned, name)
-    (seconds, micros), *rest = pipe.execute()
+    (seconds, micros), scores, cordons, *rest = pipe.execute()
     now = seconds + micros / 1e6
     found = []
-    for number, name in enumerate(names):
-        seen, record, holds, cordon = rest[number * 4 : number * 4 + 4]
+    for number, (name, seen, cordon) in enumerate(zip(names, scores, cordons, strict=True)):
+        record, holds = rest[number * 2 : number * 2 + 2]
         if seen is not None or record is not None:
             found.append(_view(name, now, seen, record, holds, Cordon.parse(cordon or "")))
     return found
