@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks import executor
 from tasks.choices import Device
@@ -26,7 +27,6 @@ from worker.node import slot_records
 from worker.node.audit import Audit
 from worker.node.host_size import host_size
 from worker.node.paths import NodePaths
-from worker.node.presence import Presence
 from worker.node.reaper import Reaper
 from worker.node.services import teller
 from worker.node.slot_lock import take_slot
@@ -38,6 +38,9 @@ from worker.store.policy import Policy
 from worker.store.provide import Store
 from worker.supervisor import Supervisor
 from worker.trust.keyring import Keyring
+
+if TYPE_CHECKING:
+    from worker.node.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +165,8 @@ class SlotProcess:
                 tell=teller(self._settings),
             )
             self._reaper.start()
+            from worker.node.presence import Presence  # an agent's slot does without
+
             self._presence = Presence(self._config, self._settings, self._paths, self.name)
             self._presence.start()
 

@@ -16,12 +16,12 @@ from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
-from worker.node.metrics import Metrics
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
 
 if TYPE_CHECKING:
     from tasks.publishing import JobCelery
+    from worker.node.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ def cluster_services(
     config: NodeConfig, settings: Settings, paths: NodePaths, identity: NodeIdentity
 ) -> Sequence[Reaper | Sweep | Metrics]:
     """The services of one agent."""
+    from worker.node.metrics import Metrics  # slot workers, which import this too, have none
+
     records = Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s)
     holder = f"{identity.name}:{identity.instance}"
     return [
