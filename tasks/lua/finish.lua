@@ -4,7 +4,9 @@ account(id)
 if tonumber(ARGV[10]) >= 0 then runs(tonumber(ARGV[10])) end
 local first = show(11) + 1
 ended(id, node, 'end:' .. ARGV[5] .. ':' .. ARGV[6])
-emit(id, rest_of(first), attempt, node, slot)
+local events = rest_of(first)
+count(node, 'events', #events)
+emit(id, events, attempt, node, slot)
 conclude(id, state, ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]),
   TOLD_WITHIN)
 redis.call('HSET', job, 'ended_by', by)   -- last: a step that fails is not taken for done

@@ -10,6 +10,7 @@ account(id)
 if tonumber(ARGV[13]) >= 0 then runs(tonumber(ARGV[13])) end
 local counts = ARGV[8] == '1'
 local events = rest_of(show(14) + 1)
+count(node, 'events', #events)
 if held[7] ~= '' then
   events[#events] = 's' .. cjson.encode({type = 'cancelled', message = held[7]})
   emit(id, events, attempt, node, slot)
