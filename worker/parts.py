@@ -43,6 +43,9 @@ class Place:
     gpu_memory_mb: int = 0
     """The most memory of each of its devices that a job can have, MiB."""
 
+    via: str = ""
+    """How the node's engine is asked for them: see `worker.runtimes.engine.gpus`."""
+
     @property
     def slot_devices(self) -> SlotDevices:
         return SlotDevices(kind=self.kind, width=len(self.devices), memory_mb=self.gpu_memory_mb)

@@ -56,6 +56,10 @@ class Grant:
     """Device UUIDs; empty for a CPU slot."""
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    via: str = ""
+    """How a container engine is asked for the devices: see `worker.runtimes.engine.gpus`."""
+    nodes: tuple[str, ...] = ()
+    """Device nodes that a container needs for them, such as ``/dev/kfd``."""
     fds: tuple[int, ...] = ()
     """Open flock'd lease files: whoever has one of them open holds the grant."""
 

@@ -329,7 +329,7 @@ class Run:
             attempt=self._id,
             number=self._claim.attempt,
             # whoever holds the grant keeps what was fetched in the cache, too
-            grant=replace(grant, fds=(*grant.fds, *provided.fds)),
+            grant=replace(grant, via=parts.place.via, fds=(*grant.fds, *provided.fds)),
             limits=decision.limits,
             data=provided.data_path,
             code=provided.code,

@@ -17,7 +17,7 @@ from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
 from worker.devices.configured import inventory, rules
-from worker.devices.inventory import StaticInventory
+from worker.devices.inventory import Inventory, StaticInventory
 from worker.devices.pool import DevicePool
 from worker.engines import Engines, EngineState
 from worker.heirs import Heirs
@@ -93,6 +93,7 @@ class SlotProcess:
         self._lock = -1
         self._offers_containers = False
         self._devices = devices
+        self._via = ""
 
     @classmethod
     def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
@@ -124,6 +125,8 @@ class SlotProcess:
         self._lock = take_slot(self._paths, self.name)
         node = self._config.node.name
         engine = self._engine_state()
+        if engine.usable and self._devices.uuids:
+            engine = self._with_devices(engine)
         self._offers_containers = engine.usable
         offer = SlotOffer(
             device=self._devices.kind,
@@ -150,6 +153,44 @@ class SlotProcess:
         queues = [slot_queue(node, self.name), direct_queue(node), *classes]
         slot_records.write_queues(self._paths, self.name, queues)
         return queues
+
+    def _with_devices(self, engine: EngineState) -> EngineState:
+        """The engine as it is for jobs with GPUs: not usable where no container sees them."""
+        from worker.device_probe import DeviceProbe  # no cost to a CPU slot
+
+        engines = Engines(self._config, abandon_after=self._abandon_after)
+        devices = inventory(self._config)
+        try:
+            pool = self._pool(devices)
+            seen = DeviceProbe(engines.runtime(), pool, self._paths, self._place()).seen()
+        finally:
+            devices.close()  # the pool's child begins with the driver anew
+            engines.close()
+        self._via = seen.via
+        if seen.via:
+            return engine
+        log.warning("slot.devices_unseen slot=%s why=%s", self.name, seen.why)
+        return replace(engine, usable=False, reason=f"no container sees its GPUs: {seen.why}")
+
+    def _pool(self, devices: Inventory) -> DevicePool:
+        return DevicePool(
+            leases=self._paths.leases,
+            attempts=self._paths.attempts,
+            inventory=devices,
+            rules=rules(self._config),
+        )
+
+    def _place(self) -> Place:
+        return Place(
+            node=self._config.node.name,
+            slot=self.name,
+            host=self._host,
+            offers_containers=self._offers_containers,
+            kind=self._devices.kind,
+            devices=self._devices.uuids,
+            gpu_memory_mb=self._devices.memory_mb,
+            via=self._via,
+        )
 
     def ready(self) -> None:
         """The worker takes jobs: tell the agent; without one, do what only it would do."""
@@ -201,12 +242,7 @@ class SlotProcess:
             settings=self._settings,
             config=self._config,
             paths=self._paths,
-            pool=DevicePool(
-                leases=self._paths.leases,
-                attempts=self._paths.attempts,
-                inventory=devices,
-                rules=rules(self._config),
-            ),
+            pool=self._pool(devices),
             inventory=devices,
             native=native,
             engines=self._engines,
@@ -214,15 +250,7 @@ class SlotProcess:
             audit=Audit(self._paths.audit, node=self._config.node.name, slot=self.name),
             orders=self._orders,
             crew=self._crew,
-            place=Place(
-                node=self._config.node.name,
-                slot=self.name,
-                host=self._host,
-                offers_containers=self._offers_containers,
-                kind=self._devices.kind,
-                devices=self._devices.uuids,
-                gpu_memory_mb=self._devices.memory_mb,
-            ),
+            place=self._place(),
         )
         self._heirs = Heirs(parts, self._tell)
         self._heirs.find()

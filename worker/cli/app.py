@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "queues": "worker.cli.queues:queues",
     "top": "worker.cli.top:top",
     "usage": "worker.cli.usage:usage",
+    "devices": "worker.cli.devices:devices",
     "cordon": "worker.cli.cordon:cordon",
     "drain": "worker.cli.cordon:drain",
     "uncordon": "worker.cli.cordon:uncordon",

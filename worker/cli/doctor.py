@@ -70,10 +70,10 @@ def _checks(redis_url: str | None, config_path: Path | None) -> Iterator[Check]:
     yield frameworks.check_runner(situation)
     yield engines.check_docker(situation)
     yield engines.check_podman(situation)
-    yield gpus.check_nvidia()
-    amd = gpus.check_amd()
-    if amd is not None:
-        yield amd
+    yield gpus.check_nvidia(situation)
+    written = gpus.check_written(situation)
+    if written is not None:
+        yield written
     yield trust.check_trust(situation)
     yield jobs.check_jobs(situation)
 

@@ -106,6 +106,10 @@ class Inventory(Protocol):
         """The devices now. Never raises: what cannot be asked is a reason or a fault."""
         ...
 
+    def close(self) -> None:
+        """Let go of drivers, as before a fork. Safe to call twice; the next look begins anew."""
+        ...
+
 
 class StaticInventory:
     """Devices that somebody wrote down: of vendors without a library here, and of tests."""
@@ -116,6 +120,9 @@ class StaticInventory:
 
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    def close(self) -> None:
+        pass
 
 
 class Inventories:
@@ -137,3 +144,7 @@ class Inventories:
             cuda=next((one.cuda for one in found if one.cuda), ""),
             distances={pair: far for one in found for pair, far in one.distances.items()},
         )
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()

@@ -84,6 +84,14 @@ class PoolState:
     devices: tuple[DeviceState, ...]
 
 
+def why_unfit(state: DeviceState) -> str:
+    """Why a device is given to nobody; '' if it is well."""
+    held_up = next((one.quarantined for one in state.held if one.quarantined), "")
+    quarantined = f"quarantined: {held_up}" if held_up else ""
+    drained = f"drained: {state.drained}" if state.drained else ""
+    return drained or state.device.fault or quarantined
+
+
 class DevicePool:
     """Grants devices; what a dead keeper left on them is settled first."""
 
@@ -147,12 +155,14 @@ class DevicePool:
             raise
         known = self._inventory.snapshot().by_uuid()
         uuids = tuple(one.held.device for one in held)
+        nodes = {node for uuid in uuids if uuid in known for node in known[uuid].nodes}
         grant = Grant(
             slot=slot,
             devices=uuids,
             env=environment(
                 [known.get(uuid, Device(uuid=uuid)) for uuid in uuids], request.memory_mb
             ),
+            nodes=tuple(sorted(nodes)),
             fds=(lease.fd, *(one.fd for one in held)),
         )
         return HeldGrant(grant, (lease, *held))

@@ -12,7 +12,7 @@ from worker.config import NodeConfig
 from worker.devices.configured import events, inventory, rules
 from worker.devices.health import HealthWatch
 from worker.devices.inventory import Snapshot
-from worker.devices.pool import DevicePool, DeviceState, PoolState
+from worker.devices.pool import DevicePool, DeviceState, PoolState, why_unfit
 from worker.node.paths import NodePaths
 from worker.node.registry import GpuEntry
 
@@ -66,7 +66,8 @@ class DeviceCare:
 
     def unwell(self) -> dict[str, str]:
         """Devices that no job may be given: UUID to why."""
-        return {one.device.uuid: wrong(one) for one in self.facts.devices if wrong(one)}
+        found = {one.device.uuid: why_unfit(one) for one in self.facts.devices}
+        return {uuid: why for uuid, why in found.items() if why}
 
     def entries(self) -> tuple[GpuEntry, ...]:
         """For the node's record."""
@@ -82,13 +83,6 @@ class DeviceCare:
                 return
 
 
-def wrong(state: DeviceState) -> str:
-    """Why a device is given to nobody; '' if it is well."""
-    held_up = next((one.quarantined for one in state.held if one.quarantined), "")
-    quarantined = f"quarantined: {held_up}" if held_up else ""
-    return state.device.fault or state.drained or quarantined
-
-
 def _entry(state: DeviceState) -> GpuEntry:
     device = state.device
     return GpuEntry(
@@ -101,5 +95,5 @@ def _entry(state: DeviceState) -> GpuEntry:
         temperature_c=device.temperature_c,
         parent=device.parent,
         jobs=len(state.held),
-        wrong=wrong(state),
+        wrong=why_unfit(state),
     )

@@ -17,6 +17,7 @@ from worker.store.code import Code, script_argv
 PYTHON: Final = "python3"
 """As an image has it on its PATH."""
 RUNNER: Final = "worker.runner"
+PROOF: Final = "worker.runner.proof"
 TARGET_CODE: Final = Path("/job/code")
 
 
@@ -43,6 +44,8 @@ def container_plan(
     wire = {**job.to_wire(), "job_id": attempt.job_id, "attempt": number, "epochs": job.epochs}
     encoded = base64.b64encode(json.dumps(wire).encode()).decode("ascii")
     argv, code_mount = _program(job, code, encoded)
+    if grant.devices and job.image is None:  # an image of somebody else's need not have Python
+        argv = (PYTHON, "-S", "-m", PROOF, "--", *argv)
     return LaunchPlan(
         attempt=attempt,
         argv=argv,

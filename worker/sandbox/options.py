@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from worker.plan import LaunchPlan, Limits
+from worker.plan import Grant, LaunchPlan, Limits
+from worker.runtimes.engine.gpus import RUNTIME, Via, device_requests
 from worker.sandbox import profile as profiles
 from worker.sandbox.profile import Profile
 
@@ -54,6 +55,7 @@ def container_config(
         "AttachStderr": True,
         "HostConfig": {
             **_confinement(profile),
+            **_devices(plan.grant),
             **_amounts(plan.limits),
             "Tmpfs": {profiles.TMP: _tmpfs(profile)},
             "Mounts": mounts,
@@ -75,8 +77,6 @@ def _confinement(profile: Profile) -> dict[str, Any]:
         "UTSMode": "",
         "UsernsMode": "",
         "CgroupnsMode": "private",
-        "Devices": [],
-        "DeviceRequests": [],
         "DeviceCgroupRules": [],
         "Binds": [],
         "VolumesFrom": [],
@@ -93,6 +93,21 @@ def _confinement(profile: Profile) -> dict[str, Any]:
     }
     if profile.runtime:
         options["Runtime"] = profile.runtime
+    return options
+
+
+def _devices(grant: Grant) -> dict[str, Any]:
+    """Those of the grant, each by its name, and no others."""
+    options: dict[str, Any] = {
+        "Devices": [
+            {"PathOnHost": node, "PathInContainer": node, "CgroupPermissions": "rwm"}
+            for node in grant.nodes
+        ],
+        # what its device nodes make of a ROCm device, no request may do a second time
+        "DeviceRequests": [] if grant.nodes else device_requests(grant.devices, grant.via),
+    }
+    if grant.devices and grant.via == Via.RUNTIME:
+        options["Runtime"] = RUNTIME
     return options
 
 
@@ -159,5 +174,9 @@ def _covers(volumes: Iterable[str]) -> list[dict[str, Any]]:
 def _environment(plan: LaunchPlan) -> dict[str, str]:
     # the engine's hook for GPUs reads these as root: they are the node's to set
     own = {name: value for name, value in plan.env.items() if not name.startswith("NVIDIA_")}
-    gpu = {} if plan.grant.devices else _NO_GPU
-    return {**own, **gpu, **plan.grant.env}
+    granted = dict(plan.grant.env)
+    if not plan.grant.devices or plan.grant.nodes or plan.grant.via == Via.CDI:
+        granted |= _NO_GPU
+    elif plan.grant.via != Via.RUNTIME:
+        granted.pop("NVIDIA_VISIBLE_DEVICES", None)  # the engine sets it, by the request
+    return {**own, **granted}

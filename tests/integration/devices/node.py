@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.gpus import stand_in
 from tests.support.gpus.mutants import ledger
@@ -59,11 +60,11 @@ class Node:
         )
 
     def take(
-        self, count: int = 1, *, timeout: float = 0.0, attempt: str = "", **request: object
+        self, count: int = 1, *, timeout: float = 0.0, attempt: str = "", **request: Any
     ) -> HeldGrant:
         """A grant in a slot of its own."""
         slot = f"slot{next(self._numbers)}-{os.getpid()}"
-        asked = Request(count=count, **request)  # type: ignore[arg-type]  # a test's own keywords
+        asked = Request(count=count, **request)
         return self.pool().grant(slot, asked, attempt=attempt, timeout=timeout)
 
     @property
@@ -74,7 +75,7 @@ class Node:
             )
         return self._runtime
 
-    def start(self, source: str, count: int = 1, **request: object) -> tuple[Handle, LaunchPlan]:
+    def start(self, source: str, count: int = 1, **request: Any) -> tuple[Handle, LaunchPlan]:
         """A native job with devices, under a keeper."""
         attempt = AttemptId(job_id=f"job-{next(self._numbers)}-{os.getpid()}", fence=1)
         held = self.take(count, attempt=str(attempt), **request)

@@ -1,7 +1,8 @@
 /* Stands in for libcuda.so.1: which devices a program would see. It obeys CUDA_VISIBLE_DEVICES as
  * the driver does (UUIDs, their beginnings, or indices; the list ends at the first that is not
  * there), over the GPUs of the file that STAND_IN_GPUS names: "gpus N" and "gpu K uuid/hidden/lost".
- * No file: no GPUs. Without "gpu" lines the UUIDs are those of nvml.c.
+ * In a container the hook's stand-in has left that file in /etc. No file: no GPUs. Without "gpu"
+ * lines the UUIDs are those of nvml.c.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@ static void look(void) {
     int n = 0, which, number;
     count = 0;
     const char *path = getenv("STAND_IN_GPUS");
-    FILE *file = path ? fopen(path, "re") : NULL;
+    FILE *file = fopen(path ? path : "/etc/stand-in-gpus", "re");
     for (int i = 0; i < MOST; i++)
         snprintf(there[i], sizeof there[i], "GPU-%08x-0000-4000-8000-%012x", 0x5a000000u + i, i);
     while (file && fgets(line, sizeof line, file)) {

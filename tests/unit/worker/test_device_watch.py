@@ -28,6 +28,9 @@ class Changing:
     def snapshot(self) -> Snapshot:
         return Snapshot(devices=self.devices)
 
+    def close(self) -> None:
+        pass
+
 
 GPU = Device(uuid="g0", memory_mb=80_000, utilisation=50)
 

@@ -1,99 +1,111 @@
-"""GPUs, as their drivers show them."""
+"""GPUs, as the node's pool has them."""
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from worker.cli.checks.base import Check, missing, ok
+from worker.cli.checks.base import Check, Situation, missing, ok
 
-_WITHIN_S: Final = 20.0
-"""nvidia-smi takes seconds on a host with many GPUs and no persistence daemon."""
-_QUERY: Final = "--query-gpu=name,memory.total,driver_version"
+if TYPE_CHECKING:
+    from worker.devices.pool import DeviceState, PoolState
+
+_NVIDIA: Final = "gpus (nvidia)"
+_WRITTEN: Final = "gpus (gpu.devices)"
 _WHY: Final = "jobs with required_device: cuda cannot run here"
 
 
-def check_nvidia() -> Check:
-    """NVIDIA GPUs: device nodes, the driver's library, and what nvidia-smi lists."""
-    name = "gpus (nvidia)"
-    device, library = Path("/dev/nvidiactl").exists(), _has_nvml()
-    program = shutil.which("nvidia-smi")
-    if not device and not library and program is None:
+def check_nvidia(situation: Situation) -> Check:
+    """NVIDIA's: what the driver lists, and how the pool stands."""
+    state = _pool(situation)
+    written = {one.uuid for one in situation.config.gpu.devices}
+    found = [one for one in state.devices if one.device.uuid not in written]
+    if not found:
         return missing(
-            name,
+            _NVIDIA,
             "none",
-            why=_WHY,
+            why=f"{_WHY}: {state.snapshot.reason}" if state.snapshot.reason else _WHY,
             todo="nothing, on a host without one; else install the NVIDIA driver, and in a "
             "container pass the GPUs in (docker run --gpus)",
         )
-    if program is None:
-        parts = " and ".join(
-            what for there, what in ((device, "/dev/nvidiactl"), (library, "NVML")) if there
-        )
+    seen = state.snapshot
+    said = f"{_listed(found)}, driver {seen.driver}, CUDA {seen.cuda}; {_standing(found)}"
+    wrong = _wrong(found)
+    if wrong or seen.reason:
         return missing(
-            name,
-            f"{parts}, but no nvidia-smi",
-            why="what GPUs there are cannot be told",
-            todo="install the driver's utilities (nvidia-smi)",
+            _NVIDIA,
+            said,
+            why="; ".join(filter(None, [*wrong, seen.reason])),
+            todo="see what the driver says (dmesg, nvidia-smi); a device that is well again is "
+            "taken back by itself",
         )
-    try:
-        done = subprocess.run(
-            [program, _QUERY, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=_WITHIN_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return _failed(name, str(error))
-    if done.returncode != 0:
-        return _failed(name, (done.stdout + done.stderr).strip()[-300:])
-    found = _listed(done.stdout)
-    if not library:
+    return ok(_NVIDIA, said)
+
+
+def check_written(situation: Situation) -> Check | None:
+    """Those that are written down; None where none is, and nothing hints at an AMD GPU."""
+    written = situation.config.gpu.devices
+    if not written:
+        if not Path("/dev/kfd").exists():
+            return None
         return missing(
-            name,
-            found,
-            why="libnvidia-ml.so.1 cannot be loaded, by which a node watches its GPUs",
-            todo="install the driver's library, or pass it into this container",
+            _WRITTEN,
+            "/dev/kfd is there, and no device is written down",
+            why="jobs with required_device: rocm cannot run here",
+            todo="name the AMD GPUs in gpu.devices (rocm-smi --showuniqueid shows their UUIDs)",
         )
-    return ok(name, found)
+    found = [
+        one
+        for one in _pool(situation).devices
+        if one.device.uuid in {entry.uuid for entry in written}
+    ]
+    absent = sorted({node for one in found for node in one.device.nodes if not Path(node).exists()})
+    if absent:
+        return missing(
+            _WRITTEN,
+            _listed(found),
+            why=f"{', '.join(absent)} is not there",
+            todo="see that the driver is loaded, or take the device out of gpu.devices",
+        )
+    return ok(_WRITTEN, f"{_listed(found)}; {_standing(found)}")
 
 
-def check_amd() -> Check | None:
-    """AMD GPUs; None where nothing hints at one."""
-    if not Path("/dev/kfd").exists():
-        return None
-    nodes = len(list(Path("/dev/dri").glob("renderD*")))
-    return ok("gpus (rocm)", f"/dev/kfd, {nodes} render nodes")
+def _pool(situation: Situation) -> PoolState:
+    from worker.devices.configured import inventory, rules
+    from worker.devices.pool import DevicePool
+    from worker.node.paths import NodePaths
+
+    config = situation.config
+    paths = NodePaths(state_dir=config.node.state_dir)
+    return DevicePool(
+        leases=paths.leases,
+        attempts=paths.attempts,
+        inventory=inventory(config),
+        rules=rules(config),
+    ).state()
 
 
-def _failed(name: str, why: str) -> Check:
-    return missing(
-        name,
-        "nvidia-smi fails",
-        why=f"{_WHY}: {why}",
-        todo="see that the driver fits the kernel (dmesg), and load it again or reboot",
+def _listed(found: Sequence[DeviceState]) -> str:
+    kinds = Counter((one.device.name, one.device.memory_mb) for one in found)
+    return ", ".join(
+        f"{count} x {name or 'unnamed'} ({memory} MiB)"
+        for (name, memory), count in sorted(kinds.items())
     )
 
 
-def _listed(text: str) -> str:
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line]
-    kinds = Counter((row[0], row[1]) for row in rows if len(row) >= 3)
-    if not kinds:
-        return "none"
-    listed = ", ".join(
-        f"{count} x {model} ({memory} MiB)" for (model, memory), count in sorted(kinds.items())
-    )
-    return f"{listed}, driver {rows[0][2]}"
+def _standing(found: Sequence[DeviceState]) -> str:
+    from worker.devices.pool import why_unfit
+
+    whole = [one for one in found if not one.device.partitioned]
+    held = sum(bool(one.held) for one in whole)
+    wrong = sum(bool(why_unfit(one)) for one in whole)
+    free = sum(not one.held and not why_unfit(one) for one in whole)
+    return f"{free} free, {held} held" + (f", {wrong} not well" if wrong else "")
 
 
-def _has_nvml() -> bool:
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return False
-    return True
+def _wrong(found: Sequence[DeviceState]) -> list[str]:
+    from worker.devices.pool import why_unfit
+
+    return [f"{one.device.uuid}: {why_unfit(one)}" for one in found if why_unfit(one)]

@@ -7,7 +7,8 @@ RuntimeUnavailable
     ├── Conflict            the name is taken, or the container is in another state
     ├── ImageUnavailable    the image cannot be had here now
     ├── ImageForbidden      … and never will: the node's allow-list does not name it
-    └── SandboxUnavailable  the engine did not give what the sandbox promises
+    ├── SandboxUnavailable  the engine did not give what the sandbox promises
+    └── DevicesUnavailable  … or the GPUs of the grant
 """
 
 from __future__ import annotations
@@ -53,3 +54,9 @@ class SandboxUnavailable(EngineError):
     """The engine did not give what the sandbox promises: nothing of the attempt is left."""
 
     reason = FailureReason.SANDBOX_UNAVAILABLE
+
+
+class DevicesUnavailable(EngineError):
+    """The engine cannot give a container the GPUs of its grant: nothing of the attempt is left."""
+
+    reason = FailureReason.NO_DEVICE

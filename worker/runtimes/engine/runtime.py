@@ -18,10 +18,16 @@ from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Capabilities, Handle
+from worker.runtimes.engine import gpus
 from worker.runtimes.engine import report as reports
 from worker.runtimes.engine.client import EngineClient
 from worker.runtimes.engine.dialect import Dialect
-from worker.runtimes.engine.errors import Conflict, EngineError, SandboxUnavailable
+from worker.runtimes.engine.errors import (
+    Conflict,
+    DevicesUnavailable,
+    EngineError,
+    SandboxUnavailable,
+)
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.logs import KeptLogs
@@ -137,6 +143,8 @@ class EngineRuntime:
                     self.manager.remove(container_name(plan.attempt, plan.state))
             text = f"{plan.attempt} was not started: {error}"
             kind = type(error) if isinstance(error, RuntimeUnavailable) else RuntimeUnavailable
+            if plan.grant.devices and gpus.refused(text):
+                kind = DevicesUnavailable
             raise kind(text) from error
 
     def recover(self, slot: str | None = None) -> list[Handle]:
