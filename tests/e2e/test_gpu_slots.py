@@ -165,3 +165,23 @@ def test_leftovers_of_a_job_keep_its_gpu_from_the_next(
     assert shown(cluster, job)["CYXWIZ_DEVICES"] == uuid(0)
     told = [one.event for one in cluster.events(job) if isinstance(one.event, Retrying)]
     assert any("no job's: 1" in one.message for one in told)
+
+
+def test_a_wide_job_gets_a_slot_of_its_own_and_narrow_ones_come_back(
+    start: Callable[..., Cluster], host: Host
+) -> None:
+    cluster = start(slots={"cpu": 0, "gpu": "auto"})
+    narrow = cluster.command(WAITS, required_device="cuda")
+    cluster.wait_state(narrow, JobState.RUNNING)
+    wide = cluster.command(SHOWN, required_device="cuda", gpus=2)
+    seen = shown(cluster, wide)
+    (busy,) = cluster_devices(cluster, narrow)
+    idle = [uuid(number) for number in range(3) if uuid(number) != busy]
+    assert seen["CYXWIZ_DEVICES"] == ",".join(idle)
+    assert wide.get()["slot"] == "gpu" + "-".join(str(int(one[-12:], 16)) for one in idle)
+    wait_until(lambda: "slot.parted" in cluster.node.said, timeout=40, what="it is parted")
+    after = [cluster.command(SHOWN, required_device="cuda") for _ in range(2)]
+    assert {shown(cluster, job)["CYXWIZ_DEVICES"] for job in after} <= set(idle)
+    assert cluster.record(narrow).state is JobState.RUNNING
+    narrow.revoke()
+    cluster.wait_state(narrow)

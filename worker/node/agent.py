@@ -15,6 +15,7 @@ import select
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ import redis
 
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform
+from worker.devices import leases
 from worker.engines import Engines
 from worker.node import slot_records, systemd
 from worker.node.adoption import Leftovers
@@ -59,6 +61,8 @@ from worker.node.slots import (
     kind_of,
 )
 from worker.node.stop_bell import StopBell
+from worker.node.wide_demand import WideDemand
+from worker.node.wide_slots import WideSlots
 from worker.trust.keyring import Keyring
 
 _TIDY_EVERY: Final = 30.0
@@ -131,6 +135,8 @@ class Agent:
         )
         self._slots = (*cpu_slots(config.slots.cpu_slots(usable_cores())), *gpus)
         self._parking = Parking()
+        self._wide = WideSlots(config, make=self._worker, busy=self._has_job)
+        self._wide_demand = WideDemand(settings, self._narrow_queues, self._most_devices())
         self._workers: list[SlotWorker] = []
         self._state = NodeState.STARTING
         self._ready = threading.Event()
@@ -177,7 +183,7 @@ class Agent:
             stack.callback(heartbeat.stop)
             stack.callback(self._engines.close)
             orders = NodeOrders(self._settings, identity.name, heartbeat.now)
-            own: list[Service] = [self._care, self._devices, orders]
+            own: list[Service] = [self._care, self._devices, self._wide_demand, orders]
             for service in (*own, *self._make_services(identity)):
                 service.start()
                 stack.callback(service.stop)
@@ -210,12 +216,7 @@ class Agent:
         ]
         adopted = []
         for slot in (*self._slots, *retired):
-            worker = SlotWorker(
-                slot,
-                paths=self._paths,
-                launch=self._launch,
-                before_start=lambda slot: self._leftovers.settle_slot(slot.name),
-            )
+            worker = self._worker(slot)
             since = slot_records.started(self._paths, slot.name)
             if worker.adopt(now):
                 adopted.append(since)
@@ -227,6 +228,14 @@ class Agent:
         self._leftovers.clear_temp(self._busy())
         self._tidy_at = now + _TIDY_EVERY
 
+    def _worker(self, slot: Slot) -> SlotWorker:
+        return SlotWorker(
+            slot,
+            paths=self._paths,
+            launch=self._launch,
+            before_start=lambda slot: self._leftovers.settle_slot(slot.name),
+        )
+
     # --- the loop
 
     def _serve(self, heartbeat: Heartbeat) -> None:
@@ -234,12 +243,7 @@ class Agent:
             now = time.monotonic()
             self._obey(now)
             self._heed(now)
-            self._parking.step(
-                now,
-                self._workers[: len(self._slots)],
-                {} if self._obeyed else self._devices.unwell(),
-                cordoned=self._obeyed > 0 or self._cordoning.cordoned,
-            )
+            self._shape(now)
             for worker in self._workers:
                 worker.step(now)
             if now >= self._tidy_at:
@@ -297,6 +301,46 @@ class Agent:
         if cordoned:
             systemd.notify("READY=1")
 
+    def _shape(self, now: float) -> None:
+        """Slots stand aside whose devices are not well; others are joined for wide jobs."""
+        serves = not self._obeyed and not self._cordoning.cordoned
+        known = len(self._workers) - len(self._wide.workers)
+        configured = self._workers[: len(self._slots)]
+        unclaimed = [worker for worker in configured if not self._wide.claims(worker)]
+        unwell = {} if self._obeyed else self._devices.unwell()
+        self._parking.step(now, [*unclaimed, *self._wide.workers], unwell, cordoned=not serves)
+        if not self._wide_demand.serves:
+            return
+        narrow = [
+            worker
+            for worker in unclaimed
+            if worker.slot.devices and worker.slot.name not in self._parking
+        ]
+        snapshot = self._devices.snapshot
+        self._wide.step(now, narrow, self._wide_demand.found, snapshot, serve=serves)
+        self._workers[known:] = self._wide.workers
+
+    def _most_devices(self) -> int:
+        """How many devices a wide slot could have: none where the operator has said which there
+        are, or jobs share them."""
+        config = self._config
+        if config.slots.gpu != "auto" or config.gpu.jobs_per_device > 1:
+            return 0
+        kinds = Counter(one.kind for one in self._devices.snapshot.usable if not one.parent)
+        return max(kinds.values(), default=0)
+
+    def _narrow_queues(self) -> list[str]:
+        """What the slots of single devices read, as they said last."""
+        return [
+            name
+            for slot in self._slots
+            if len(slot.devices) == 1
+            for name in slot_records.queues(self._paths, slot.name)
+        ]
+
+    def _has_job(self, slot: str) -> bool:
+        return leases.held(self._paths.leases / (slot + leases.SUFFIX))
+
     def _tell(self, heartbeat: Heartbeat) -> None:
         """Say what has changed: to people, to systemd, to the cluster."""
         for worker in self._workers:
@@ -306,7 +350,9 @@ class Agent:
                 self._say(f"{name} ready (pid {worker.pid})")
         configured = self._workers[: len(self._slots)]
         if self._state is NodeState.STARTING and all(
-            worker.state is WorkerState.READY or worker.slot.name in self._parking
+            worker.state is WorkerState.READY
+            or worker.slot.name in self._parking
+            or self._wide.claims(worker)
             for worker in configured
         ):
             self._state = NodeState.READY

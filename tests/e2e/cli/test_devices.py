@@ -39,7 +39,7 @@ def test_the_pool_is_shown(cli: Cli, host: Host, tmp_path: Path) -> None:
     )
     host.gpu(0, util=90, temp=61, lost=0)
     with pool.grant("gpu1", Request(), attempt="job~1"):
-        shown = cli("devices", "--config", str(config), env=host.env)
+        shown = cli.fresh("devices", "--config", str(config), env=host.env)
         assert shown.code == 0, shown
         _, first, second = shown.out.splitlines()
         assert first.split()[0] == uuid(0)
@@ -47,18 +47,20 @@ def test_the_pool_is_shown(cli: Cli, host: Host, tmp_path: Path) -> None:
         assert "61 C" in first
         assert first.endswith("free")
         assert second.endswith("held by job~1")
-        found = cli("devices", "--json", "--config", str(config), env=host.env).json
+        found = cli.fresh("devices", "--json", "--config", str(config), env=host.env).json
         assert (found["driver"], found["cuda"], found["reason"]) == ("550.54.15", "12.4", "")
         assert [one["state"] for one in found["devices"]] == ["free", "held by job~1"]
-        doctor = gpus(cli("doctor", "--json", "--config", str(config), env=host.env).json)
+        doctor = gpus(cli.fresh("doctor", "--json", "--config", str(config), env=host.env).json)
         assert doctor["verdict"] == "ok"
         assert "2 x NVIDIA A100-SXM4-80GB (81920 MiB), driver 550.54.15" in doctor["found"]
         assert doctor["found"].endswith("1 free, 1 held")
     pool.reap()
-    totals = cli("devices", "--json", "--config", str(config), env=host.env).json["devices"][1]
+    totals = cli.fresh("devices", "--json", "--config", str(config), env=host.env).json["devices"][
+        1
+    ]
     assert totals["totals"]["jobs"] == 1
     host.gpu(0, lost=1)
-    broken = gpus(cli("doctor", "--json", "--config", str(config), env=host.env).json)
+    broken = gpus(cli.fresh("doctor", "--json", "--config", str(config), env=host.env).json)
     assert broken["verdict"] == "missing"
     assert "do not answer (index 0)" in broken["why"]
 
