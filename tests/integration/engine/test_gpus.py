@@ -19,8 +19,7 @@ import pytest
 from tests.integration.devices.node import Node, gone
 from tests.integration.engine.jobs import LIMITS, Jobs
 from tests.support import engine
-from tests.support.dockerd import Dockerd
-from tests.support.gpus import hook, stand_in
+from tests.support.gpus.hooked import HookedEngine
 from tests.support.gpus.stand_in import uuid
 from tests.support.runtimes import hear, soon
 from tests.support.waiting import wait_until
@@ -42,32 +41,15 @@ print(json.dumps({n: v for n, v in os.environ.items() if n.startswith(("CUDA", "
 """
 
 
-class Hooked:
-    """An engine that takes requests for GPUs, and what its hook was asked for."""
-
-    def __init__(self, place: Path) -> None:
-        self.records = place / "records"
-        hook.install(place / "bin", self.records, stand_in.library(), gpus=4)
-        env = {"PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-        self.engine = Dockerd(env=env)
-
-    def asked(self, container: str) -> str:
-        content = json.loads((self.records / f"{container}.json").read_text())
-        return str(content["devices"])
-
-
 @pytest.fixture(scope="module")
-def hooked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooked]:
-    engine.require()
-    made = Hooked(Path(tempfile.mkdtemp(prefix="cyx-hook-")))
-    with made.engine:
-        engine.import_base(made.engine.socket)
+def hooked() -> Iterator[HookedEngine]:
+    with HookedEngine(gpus=4) as made:
         yield made
 
 
 @pytest.fixture
-def gpu_jobs(hooked: Hooked, tmp_path: Path) -> Iterator[Jobs]:
-    made = Jobs(tmp_path, hooked.engine.socket)
+def gpu_jobs(hooked: HookedEngine, tmp_path: Path) -> Iterator[Jobs]:
+    made = Jobs(tmp_path, hooked.socket)
     yield made
     made.close()
     assert made.containers() == []
@@ -109,7 +91,7 @@ def run(jobs: Jobs, made: LaunchPlan) -> tuple[dict[str, str], int | None, str, 
         handle.remove()
 
 
-def test_case_15_two_jobs_on_two_gpus_see_one_each(hooked: Hooked, gpu_jobs: Jobs) -> None:
+def test_case_15_two_jobs_on_two_gpus_see_one_each(hooked: HookedEngine, gpu_jobs: Jobs) -> None:
     for number in (1, 3):
         shown, code, errors, container = run(gpu_jobs, plan(gpu_jobs, number))
         assert code == 0, errors
@@ -117,14 +99,14 @@ def test_case_15_two_jobs_on_two_gpus_see_one_each(hooked: Hooked, gpu_jobs: Job
         assert shown["NVIDIA_VISIBLE_DEVICES"] == shown["CUDA_VISIBLE_DEVICES"] == uuid(number)
 
 
-def test_case_15_a_job_with_two_gpus_sees_both(hooked: Hooked, gpu_jobs: Jobs) -> None:
+def test_case_15_a_job_with_two_gpus_sees_both(hooked: HookedEngine, gpu_jobs: Jobs) -> None:
     _, code, errors, container = run(gpu_jobs, plan(gpu_jobs, 0, 2))
     assert code == 0, errors
     assert hooked.asked(container) == f"{uuid(0)},{uuid(2)}"
 
 
 def test_case_15_a_container_that_got_another_gpu_fails_its_job(
-    hooked: Hooked, gpu_jobs: Jobs
+    hooked: HookedEngine, gpu_jobs: Jobs
 ) -> None:
     made = plan(gpu_jobs, 1)
     wrong = replace(made.grant, env={**made.grant.env, "CYXWIZ_DEVICES": uuid(2)})
@@ -134,7 +116,7 @@ def test_case_15_a_container_that_got_another_gpu_fails_its_job(
 
 
 def test_case_15_a_device_that_is_not_there_is_told_and_nothing_is_left(
-    hooked: Hooked, gpu_jobs: Jobs
+    hooked: HookedEngine, gpu_jobs: Jobs
 ) -> None:
     with pytest.raises(DevicesUnavailable):
         gpu_jobs.runtime.start(plan(gpu_jobs, 9), soon())
@@ -153,9 +135,9 @@ def test_case_15_without_a_toolkit_the_error_is_classified_and_nothing_is_left(
 
 
 def test_case_15_a_job_without_a_gpu_gets_none_whatever_its_image_says(
-    hooked: Hooked, gpu_jobs: Jobs
+    hooked: HookedEngine, gpu_jobs: Jobs
 ) -> None:
-    raw: docker.APIClient = engine.raw(hooked.engine.socket)
+    raw: docker.APIClient = engine.raw(hooked.socket)
     raw.import_image(
         src=_tar(raw), repository="cyxwiz/greedy", changes=["ENV NVIDIA_VISIBLE_DEVICES=all"]
     )
