@@ -23,7 +23,7 @@ from worker.node.paths import NodePaths
 from worker.parts import Place
 from worker.plan import AttemptId, ExitStatus, Limits
 from worker.runtimes.base import Chunk, Handle, Stream
-from worker.runtimes.engine.gpus import Via, ways
+from worker.runtimes.engine.gpus import Via
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime
@@ -81,7 +81,7 @@ class DeviceProbe:
 
     def _try_all(self) -> Seen:
         wrong = []
-        for via in ways(self._runtime.manager.info(), self._place.devices):
+        for via in self._runtime.device_ways(self._place.devices):
             why = self._try(via)
             log.info("device.probed slot=%s via=%s why=%s", self._place.slot, via, why)
             if not why:

@@ -14,7 +14,7 @@ from worker.launchers import Asked, Picked
 from worker.node.paths import NodePaths
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Handle
-from worker.runtimes.engine.errors import ImageUnavailable
+from worker.runtimes.engine.errors import DevicesUnavailable, ImageUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.sandbox.launch import container_plan
@@ -39,6 +39,11 @@ class ContainerLauncher:
         self._also_images = also_images
 
     def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
+        if job.image is not None and self._device.is_gpu and not self.runtime.tells_devices:
+            raise DevicesUnavailable(
+                f"image: {job.image} is asked for, and this engine does not say which GPUs a "
+                "container got: only the node's own images can show it from inside"
+            )
         images = self.runtime.images.allowing(self._also_images)
         known = [] if job.image is not None else known_images(images.tags(), images.own)
         choice = select_image(

@@ -23,6 +23,8 @@ class Dialect:
     log_driver: str
     """Keeps a container's output byte by byte, in files that the engine bounds."""
     log_options: Mapping[str, str] = field(default_factory=dict)
+    tells_devices: bool = True
+    """Says which GPUs it gave to a container, and takes them by more than their CDI names."""
     tells_by_ping: bool = False
     """Its answer to a ping says what it is; ``/version`` takes it most of a second."""
     oldest_api: str = ""
@@ -42,6 +44,7 @@ DOCKER = Dialect(
 
 PODMAN = Dialect(
     name="podman",
+    tells_devices=False,
     component="Podman Engine",
     server="Libpod",
     api="1.41",

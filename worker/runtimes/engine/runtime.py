@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -100,6 +100,17 @@ class EngineRuntime:
     def version(self) -> str:
         """The engine's. Raises EngineMissing."""
         return self._client.version().engine
+
+    @property
+    def tells_devices(self) -> bool:
+        """Whether the engine says which GPUs it gave to a container."""
+        return self._dialect.tells_devices
+
+    def device_ways(self, devices: Iterable[str]) -> tuple[gpus.Via, ...]:
+        """How it may be asked for GPUs, the best way first. Raises EngineError."""
+        if not self._dialect.tells_devices:
+            return (gpus.Via.CDI,)
+        return gpus.ways(self.manager.info(), devices)
 
     def capabilities(self) -> Capabilities:
         reason = unavailable() or self.manager.available().reason
