@@ -132,8 +132,10 @@ def measure() -> Report:
     return Report(
         name="pool",
         figures={
+            "acquire + release, p10 ms": support.percentile(taken, 0.1),
             "acquire + release, p50 ms": grant,
             "acquire + release, p99 ms": support.percentile(taken, 0.99),
+            "kill -9 to the next grant, native, least ms": min(killed),
             "kill -9 to the next grant, native, p50 ms": kill,
             "kill -9 to the next grant, native, most ms": max(killed),
             "kill -9 to the next grant, container, p50 ms": container,

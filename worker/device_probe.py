@@ -6,6 +6,7 @@ slot's record, for as long as the engine and the devices are the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -21,9 +22,10 @@ from worker.launchers import Asked
 from worker.launchers.container import ContainerLauncher
 from worker.node.paths import NodePaths
 from worker.parts import Place
-from worker.plan import AttemptId, ExitStatus, Limits
+from worker.plan import AttemptId, ExitStatus, LaunchPlan, Limits
 from worker.runtimes.base import Chunk, Handle, Stream
 from worker.runtimes.engine.gpus import Via
+from worker.sandbox.launch import PYTHON
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime
@@ -96,7 +98,7 @@ class DeviceProbe:
         request = Request(count=len(place.devices), only=frozenset(place.devices))
         job = JobConfig.parse(
             {
-                "command": ["true"],
+                "command": [PYTHON, "-S", "-c", ""],
                 "required_device": str(place.kind),
                 "gpus": len(place.devices),
                 "job_id": attempt.job_id,
@@ -120,14 +122,13 @@ class DeviceProbe:
             try:
                 handle = self._runtime.start(plan, time.monotonic() + _WITHIN_S)
             except RuntimeUnavailable as error:
+                _clear(plan)
                 return str(error)
         try:
             return _said(handle)
         finally:
             handle.remove()
-            for directory in (plan.output, plan.checkpoints, plan.output.parent):
-                if directory.is_dir():
-                    directory.rmdir()
+            _clear(plan)
 
     def _kept(self, about: dict[str, Any]) -> Seen | None:
         try:
@@ -143,6 +144,13 @@ class DeviceProbe:
     @property
     def _file(self) -> Path:
         return self._paths.slots / f"{self._place.slot}.gpus"
+
+
+def _clear(plan: LaunchPlan) -> None:
+    """Its empty directories: nothing else would look for those of no job."""
+    for directory in (plan.output, plan.checkpoints, plan.output.parent):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def _said(handle: Handle) -> str:
