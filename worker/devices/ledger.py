@@ -150,13 +150,18 @@ class FileLedger:
         self._leases = directory / "leases"
         self._tickets = directory / "tickets"
         self._book = directory / "book.json"
+        self._open: Book | None = None
+        """As it will be written at the end of the decision, if it was changed in it."""
 
     @contextmanager
     def mutex(self) -> Iterator[None]:
         fd = self._mutex()
         try:
             _lock(fd, time.monotonic() + MUTEX_WITHIN_S, self._directory)
-            yield
+            try:
+                yield
+            finally:
+                self._put_away()
         finally:
             os.close(fd)
 
@@ -185,7 +190,7 @@ class FileLedger:
         fd = _locked_file(self._leases, name, {key: getattr(held, key) for key in _OF_A_LEASE})
         book = self.book()
         usage = Usage(given=book.grants + 1, last_user=held.user)
-        self._write(replace(book, grants=book.grants + 1, usage={**book.usage, held.device: usage}))
+        self._open = replace(book, grants=book.grants + 1, usage={**book.usage, held.device: usage})
         return DeviceLease(held, fd)
 
     def strike(self, found: Found, now: float) -> None:
@@ -195,7 +200,7 @@ class FileLedger:
             jobs=before.jobs + 1, seconds=before.seconds + max(0.0, now - found.held.since)
         )
         found.path.unlink(missing_ok=True)
-        self._write(replace(book, totals={**book.totals, device: total}))
+        self._open = replace(book, totals={**book.totals, device: total})
 
     def tickets(self) -> list[Ticket]:
         waiting = []
@@ -221,6 +226,8 @@ class FileLedger:
         return _Waiting(self._tickets / name, fd)
 
     def book(self) -> Book:
+        if self._open is not None:
+            return self._open
         try:
             content = json.loads(self._book.read_bytes())
             return Book(
@@ -231,7 +238,10 @@ class FileLedger:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return Book(usage={}, totals={})
 
-    def _write(self, book: Book) -> None:
+    def _put_away(self) -> None:
+        book, self._open = self._open, None
+        if book is None:
+            return
         # Over what stood there, in one call: ext4 writes a file that is renamed over another out
         # at once, which takes longer than everything else here.
         fd = os.open(self._book, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

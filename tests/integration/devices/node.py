@@ -75,8 +75,10 @@ class Node:
             )
         return self._runtime
 
-    def start(self, source: str, count: int = 1, **request: Any) -> tuple[Handle, LaunchPlan]:
-        """A native job with devices, under a keeper."""
+    def start(
+        self, source: str, count: int = 1, *, lease: float = 60.0, **request: Any
+    ) -> tuple[Handle, LaunchPlan]:
+        """A native job with devices, under a keeper. ``lease``: seconds for which it is held."""
         attempt = AttemptId(job_id=f"job-{next(self._numbers)}-{os.getpid()}", fence=1)
         held = self.take(count, attempt=str(attempt), **request)
         place = self.root / "state"
@@ -93,7 +95,7 @@ class Node:
             grant=held.grant,
         )
         try:
-            return self.runtime.start(plan, soon()), plan
+            return self.runtime.start(plan, soon(lease)), plan
         finally:
             held.release()
 

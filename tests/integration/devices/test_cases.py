@@ -119,7 +119,7 @@ def test_case_05_a_killed_workers_job_is_adopted(node: Node) -> None:
 
 
 def test_case_05_or_leaves_no_survivor_before_the_next_grant(node: Node) -> None:
-    handle, _ = node.start(KEEPS)
+    handle, _ = node.start(KEEPS, lease=2)
     daemon = int(first_line(handle))
     handle.detach()  # as the kernel does it when the worker is killed
     with node.take(8, timeout=10):

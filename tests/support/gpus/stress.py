@@ -37,6 +37,8 @@ from worker.runtimes.native import NativeRuntime
 DEVICES = 8
 WIDTHS = (1, 1, 1, 1, 1, 1, 2, 2, 3, 8)
 STARVED_AFTER = 20.0
+LEASE = 3.0
+"""Seconds: until its end a keeper waits for a supervisor to come back."""
 PYTHON = str(Path(sys.executable).resolve())
 
 JOB = """
@@ -107,10 +109,10 @@ def work(place: Path, kind: str, name: str) -> None:
                 grant=held.grant,
             )
             try:
-                handle = runtime.start(plan, time.monotonic() + 60)
+                handle = runtime.start(plan, time.monotonic() + LEASE)
                 held.release()
-                while isinstance(handle.read(5), Chunk | None):
-                    pass
+                while isinstance(handle.read(0.5), Chunk | None):
+                    handle.beat(time.monotonic() + LEASE)
                 handle.remove()
             except Exception as error:  # its keeper was killed: the pool has to cope
                 waits.write(f"# {error}\n")

@@ -170,7 +170,9 @@ def test_the_grants_devices_are_the_only_way_to_a_gpu() -> None:
     env = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_REQUIRE_CUDA": "x"}
     assert asked(env=env)["Env"] == ["NVIDIA_VISIBLE_DEVICES=void"]
     grant = Grant(slot="gpu0", devices=("GPU-1",), env={"NVIDIA_VISIBLE_DEVICES": "GPU-1"})
-    assert asked(env=env, grant=grant)["Env"] == ["NVIDIA_VISIBLE_DEVICES=GPU-1"]
+    made = asked(env=env, grant=grant)
+    assert made["Env"] == [], "the engine sets it, by the request"
+    assert [one["DeviceIDs"] for one in made["HostConfig"]["DeviceRequests"]] == [["GPU-1"]]
 
 
 def test_mounts_of_plan_and_grant_are_there() -> None:
