@@ -75,6 +75,8 @@ class Started:
     """The engine's."""
     digest: str = ""
     """``REPOSITORY@sha256:…``; '' for an image that no registry has."""
+    note: str = ""
+    """If it is another image than the attempt before ran: why."""
     sandbox: Mapping[str, Any] = field(default_factory=dict)
     """What the node has seen of the attempt's sandbox; {} for a native one."""
 

@@ -40,6 +40,8 @@ _IMAGE_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}$"
 _YEAR_S: Final = 366 * 24 * 3600.0
 _MOST_MB: Final = 2**24
 """16 TiB: above it somebody has counted in bytes."""
+_LEAST_MB: Final = 16
+"""With less no program starts, and engines refuse it."""
 
 Megabytes = Annotated[int, Field(ge=1, le=_MOST_MB)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_S)]
@@ -136,10 +138,10 @@ class JobConfig(BaseModel):
         None, description="MiB of each GPU, a whole number of at least 1, for cuda and rocm only"
     )
     memory_mb: Megabytes | None = Field(
-        None, description="MiB of host memory, a whole number from 1 to 16777216"
+        None, ge=_LEAST_MB, description="MiB of host memory, a whole number from 16 to 16777216"
     )
     cpu_cores: float | None = Field(
-        None, gt=0, le=1024, description="a number above 0, at most 1024"
+        None, ge=0.01, le=1024, description="a number from 0.01 to 1024"
     )
     shm_size_mb: Megabytes | None = Field(
         None, description="MiB of /dev/shm, a whole number from 1 to 16777216"

@@ -149,7 +149,7 @@ class Records:
             gpus,
         )
         if answer[0] == "OK":
-            _, fence, attempt, spec, last_reason, image = answer
+            _, fence, attempt, spec, last_reason, image, reference, everywhere = answer
             lease = Lease(job_id=job_id, owner=owner, fence=int(fence))
             return Claimed(
                 lease=lease,
@@ -157,6 +157,8 @@ class Records:
                 spec=spec,
                 last_reason=last_reason,
                 image=image,
+                image_reference=reference,
+                handed_back_everywhere=everywhere,
             )
         _, why, state, result, reason, message, stored = answer
         return NotClaimed(

@@ -32,6 +32,11 @@ class Claimed:
     image: str = ""
     """What an attempt before this one ran: the image's digest, or its id in that node's engine;
     '' if none has run in a container."""
+    image_reference: str = ""
+    """… and what it was called."""
+    handed_back_everywhere: str = ""
+    """The reason for which every living node, the claiming one too, has handed the job back; ''
+    where one has not had it yet, or had another reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,7 +120,10 @@ class Engines:
         name = self._chosen()
         if not name:
             return EngineState(reason=self._why_none())
-        runtime = self._made()
+        try:
+            runtime = self._made()
+        except ConfigError as error:  # its file of logins
+            return EngineState(name=name, reason=str(error))
         found = runtime.capabilities()
         return EngineState(
             name=name,

@@ -268,7 +268,7 @@ class Run:
         except RuntimeUnavailable as error:
             log.warning("attempt.unstarted attempt=%s error=%s", self._id, error)
             self._parts.engines.doubt()
-            return TurnedAway.by_runtime(error, self._claim.last_reason).outcome, {}
+            return TurnedAway.by_runtime(error, self._claim.handed_back_everywhere).outcome, {}
         except (LeaseLost, Left):
             raise
         except Exception as error:  # a fault of ours must not cost the job its record
@@ -294,7 +294,7 @@ class Run:
             parts.place.host,
             parts.engines.state(),
             standing,
-            last_reason=self._claim.last_reason,
+            last_reason=self._claim.handed_back_everywhere,
             engine_expected=parts.place.offers_containers,
             devices=parts.place.slot_devices,
         )
@@ -318,7 +318,8 @@ class Run:
             self._lasts()  # who knows how long until it starts
             self._publisher.begin()
         launcher = self._launcher = parts.launcher(decision.mode, standing.images)
-        self._picked = launcher.prepare(job, self._claim.image, self._pulling)
+        before = Picked(reference=self._claim.image_reference, id=self._claim.image)
+        self._picked = launcher.prepare(job, before if before.id else None, self._pulling)
         self._check()
         provided = self._supplies.get(job)
         self._check()
@@ -375,6 +376,7 @@ class Run:
                 "image": self._picked.reference,
                 "image_id": self._picked.id,
                 "digest": self._picked.digest,
+                "note": self._picked.note,
                 "sandbox": launcher.report(self._handle),
             },
         )

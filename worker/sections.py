@@ -210,13 +210,13 @@ class ImagesSection(Section):
     )
     keep_days: Amount = Field(
         30,
-        description="a whole number of days after which an executor image that no job has used "
-        "is removed; 0: never",
+        description="a whole number of days after which an image that this node has pulled and no "
+        "job has used is removed; 0: never",
     )
     keep_free_mb: Amount = Field(
         10_240,
-        description="MiB of the engine's disk: below it, executor images that no job has used "
-        "within the hour are removed",
+        description="MiB of the engine's disk: below it, images that this node has pulled and no "
+        "job has used within the hour are removed",
     )
 
 

@@ -6,7 +6,12 @@ from tasks.errors import RuntimeUnavailable
 from tasks.state import FailureReason, JobState
 from worker.devices.claims import DeviceBusy, NoSuchDevices
 from worker.outcome import Outcome
-from worker.runtimes.engine.errors import EngineError, ImageForbidden, SandboxUnavailable
+from worker.runtimes.engine.errors import (
+    EngineError,
+    EngineMissing,
+    ImageForbidden,
+    SandboxUnavailable,
+)
 
 
 class TurnedAway(Exception):
@@ -35,14 +40,17 @@ class TurnedAway(Exception):
 
     @classmethod
     def by_runtime(cls, error: RuntimeUnavailable, last_reason: str) -> TurnedAway:
-        """For what a runtime could not do. ``last_reason``: why the job came back before, if it
-        did: what it was handed back for and meets again is the same everywhere, as far as anybody
-        can tell, and must not go round for ever.
+        """For what a runtime could not do. ``last_reason``: for which every node has handed the
+        job back; '' if one may still take it. An engine that is away, or a slot that is held, is no
+        fault of the job; one that answers, and does not start it, costs an attempt.
         """
         if isinstance(error, DeviceBusy | NoSuchDevices):
             return cls.handed_back(FailureReason.NO_DEVICE, str(error))
         reason = error.reason if isinstance(error, EngineError) else FailureReason.ENGINE_ERROR
-        if reason is FailureReason.ENGINE_ERROR or last_reason != reason:
+        if reason is FailureReason.ENGINE_ERROR:
+            nobodys = not isinstance(error, EngineError) or isinstance(error, EngineMissing)
+            return (cls.handed_back if nobodys else cls.failed)(reason, str(error))
+        if last_reason != reason:
             return cls.handed_back(reason, str(error))
         if isinstance(error, SandboxUnavailable | ImageForbidden):
             return cls.rejected(reason, str(error))

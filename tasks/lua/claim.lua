@@ -4,8 +4,17 @@ local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local job = key('job', id)
 local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
-  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image')
+  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image', 'image_ref')
 local state = h[1]
+-- The reason for which every living node has handed the job back, this one first; '' for none.
+local function everywhere()
+  local why = redis.call('HGET', job, 'away:' .. node)
+  if not why then return '' end
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'nodes', NOW - NODE_TTL, '+inf')) do
+    if redis.call('HGET', job, 'away:' .. other) ~= why then return '' end
+  end
+  return why
+end
 local function ack()
   if tag ~= '' then
     redis.call('ZREM', PREFIX .. 'unacked_index', tag)
@@ -21,7 +30,7 @@ local attempt, fence = tonumber(h[7]), tonumber(h[3])
 if TERMINAL[state] then ack() return no('terminal') end
 if RUNS[state] and h[2] == owner then
   ack()
-  return {'OK', fence, attempt, h[10], h[11] or '', h[15] or ''}
+  return {'OK', fence, attempt, h[10], h[11] or '', h[15] or '', h[16] or '', everywhere()}
 end
 if RUNS[state] and tonumber(h[4]) + grace > NOW then ack() return no('busy') end
 if h[5] ~= '' then
@@ -86,4 +95,4 @@ redis.call('EXPIRE', key('counts', node), COUNTS_KEPT)
 wait_no_more(h[12], id)
 redis.call('ZREM', PREFIX .. 'expiring', id)
 redis.call('ZREM', PREFIX .. 'delayed', id)
-return {'OK', fence, attempt, h[10], h[11] or '', h[15] or ''}
+return {'OK', fence, attempt, h[10], h[11] or '', h[15] or '', h[16] or '', everywhere()}

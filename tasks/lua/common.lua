@@ -11,6 +11,8 @@ local HISTORY = 10000
 -- What an error begins with where the server cannot do what it is asked for, whatever the record says.
 local OF_THE_SERVER = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, NOPERM = true}
 local TOLD_WITHIN = 30000   -- ms in which whoever ended a job stores Celery's result of it
+local AVOID_MOST = 600000   -- ms that a node which handed a job back does not get it, at most
+local NODE_TTL = 30000      -- ms that a node is alive without a heartbeat; `tasks.keys` has the same
 local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
 
 local DAY = 86400000

@@ -29,6 +29,11 @@ emit(id, events, attempt, node, slot)
 ended(id, node, (counts and 'retry:' or 'handed_back:') .. ARGV[5])
 redis.call('HSET', job, 'reason', ARGV[5], 'error', ARGV[6])
 if not counts then redis.call('HSET', job, 'attempt', attempt - 1) end
-if ARGV[9] ~= '' then redis.call('HSET', job, 'avoid:' .. ARGV[9], NOW + tonumber(ARGV[10])) end
+if ARGV[9] ~= '' then
+  -- each time longer: a job that no node can run must not fill its history
+  local times = redis.call('HINCRBY', job, 'handed:' .. ARGV[9], 1)
+  local avoid = math.min(tonumber(ARGV[10]) * 2 ^ math.min(times - 1, 20), AVOID_MOST)
+  redis.call('HSET', job, 'avoid:' .. ARGV[9], int(NOW + avoid), 'away:' .. ARGV[9], ARGV[5])
+end
 queue_again(id, state, tonumber(ARGV[7]))
 return done('queued')

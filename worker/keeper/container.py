@@ -59,6 +59,7 @@ class ContainerSubject:
         self._output = Attachment(self._socket, self._base, self.spools, watch)
         self._waiting: Exchange | None = None
         self._op: Exchange | None = None
+        self._op_until = math.inf
         self._doing = ""
         self._signals: deque[int] = deque()
         self._kill = self._freeze = self._frozen = False
@@ -119,6 +120,7 @@ class ContainerSubject:
             available = sorted(os.sched_getaffinity(0))
             keep_to(self.pid, affinity(self._slot, self._cpus, available))
         if self._handle >= 0:
+            self._mourner.know(self.pid)
             self._watch.want(self._handle, READ, self._died)
 
     def _wait(self) -> None:
@@ -149,6 +151,9 @@ class ContainerSubject:
             self._lost(now)
         if now > self._dead_at + _GIVE_UP:
             self._conclude(None)
+        elif self._op is not None and now > self._op_until:
+            self._close_op()  # an engine that hangs
+            self._lost(now)
         elif self._op is None and now >= self._retry_at:
             self._next(now)
 
@@ -156,6 +161,8 @@ class ContainerSubject:
         if self.all_dead:
             return self._output.next_due(now)
         due = [self._meter_at if self._handle >= 0 else math.inf, self._dead_at + _GIVE_UP]
+        if self._op is not None:
+            due.append(self._op_until)
         if self._op is None and self._wanted():
             due.append(max(self._retry_at, now))
         if self._freeze and not self._frozen:
@@ -181,8 +188,8 @@ class ContainerSubject:
 
     def kill(self) -> None:
         self._kill = True
-        if self._away and self._handle >= 0:
-            # no engine to do it; where this user may, the kernel does
+        if self._handle >= 0:
+            # where this user may, the kernel does it: an engine may be away, or hang
             procfs.send_to(self._handle, 9)
 
     def stop(self) -> bool:
@@ -252,6 +259,7 @@ class ContainerSubject:
     def _request(self, method: str, what: str, now: float) -> None:
         try:
             self._op = Exchange(self._socket, method, f"{self._base}/{what}")
+            self._op_until = now + _CALL_WITHIN
         except OSError:
             self._lost(now)
 

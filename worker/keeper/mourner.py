@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Final, NoReturn
 
 _PERSIST: Final = 120.0
+_KILLED_WITHIN: Final = 5.0
+_DISMISSED: Final = b"x"
 _AGAIN: Final = 0.5
 
 
@@ -35,10 +38,16 @@ class Mourner:
             _mourn(read, leases, socket, base)
         os.close(read)
 
+    def know(self, pid: int) -> None:
+        """The container's first process, which runs now: the kernel can kill it without an
+        engine."""
+        with contextlib.suppress(OSError):
+            os.write(self._write, b"%d\n" % pid)
+
     def dismiss(self) -> None:
         """The container is dead, or is not to die: end, and let go of the leases."""
         with contextlib.suppress(OSError):
-            os.write(self._write, b"x")
+            os.write(self._write, _DISMISSED)
         os.close(self._write)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
@@ -55,13 +64,23 @@ def _mourn(read: int, leases: list[int], socket: str, base: str) -> NoReturn:
             if int(name) not in kept:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
-        if not os.read(read, 1):
-            _end(socket, base)
+        first, said = -1, b""
+        while _DISMISSED not in said and (said := os.read(read, 64)):
+            with contextlib.suppress(OSError, ValueError):  # it has ended already
+                first = os.pidfd_open(int(said))
+        if not said:
+            _end(socket, base, first)
     finally:
         os._exit(0)
 
 
-def _end(socket: str, base: str) -> None:
+def _end(socket: str, base: str, first: int) -> None:
+    """``first``: a pidfd of the container's first process, with which all of it dies; or -1."""
+    if first >= 0:
+        with contextlib.suppress(OSError):  # it is dead, or another user's: then the engine's
+            signal.pidfd_send_signal(first, signal.SIGKILL)
+        if select.select([first], [], [], _KILLED_WITHIN)[0]:
+            return
     until = time.monotonic() + _PERSIST
     while time.monotonic() < until:
         try:

@@ -28,6 +28,8 @@ class Picked:
     digest: str = ""
     """``REPOSITORY@sha256:…``; '' for an image that no registry has."""
     why: str = ""
+    note: str = ""
+    """Why it is another image than the attempt before ran; '' if it is not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +52,11 @@ class Launcher(Protocol):
     @property
     def runtime(self) -> Runtime: ...
 
-    def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
-        """Have what the attempt needs here. ``before``: the image that an earlier attempt ran, by
-        its digest or id; '' for none. ``progress``: told an image, and how its pull gets on.
+    def prepare(
+        self, job: JobConfig, before: Picked | None, progress: Callable[[str, str], None]
+    ) -> Picked:
+        """Have what the attempt needs here. ``before``: the image that an earlier attempt ran, its
+        digest as the id if it has one. ``progress``: told an image, and how its pull gets on.
 
         Raises RuntimeUnavailable, and what ``progress`` raises.
         """

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tasks.choices import Device
@@ -16,6 +15,8 @@ from worker.plan import LaunchPlan
 from worker.runtimes.base import Handle
 from worker.runtimes.engine.errors import DevicesUnavailable, ImageUnavailable
 from worker.runtimes.engine.handle import EngineHandle
+from worker.runtimes.engine.images import ImageStore
+from worker.runtimes.engine.manager import Image
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.sandbox.launch import container_plan
 from worker.sandbox.selection import NoImage, known_images, select_image
@@ -38,33 +39,39 @@ class ContainerLauncher:
         self._device = device
         self._also_images = also_images
 
-    def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
+    def prepare(
+        self, job: JobConfig, before: Picked | None, progress: Callable[[str, str], None]
+    ) -> Picked:
         if job.image is not None and self._device.is_gpu and not self.runtime.tells_devices:
             raise DevicesUnavailable(
                 f"image: {job.image} is asked for, and this engine does not say which GPUs a "
                 "container got: only the node's own images can show it from inside"
             )
         images = self.runtime.images.allowing(self._also_images)
+        self.runtime.prepare(None, lambda detail: None)
+        if before is not None:
+            reference = before.reference
+            again = images.again(reference, before.id, partial(progress, reference))
+            if again is not None:
+                return self._picked(images, reference, again, "as the attempt before")
         known = [] if job.image is not None else known_images(images.tags(), images.own)
         choice = select_image(
             image=job.image, version=job.image_version, device=self._device, known=known
         )
         if isinstance(choice, NoImage):
             raise ImageUnavailable(choice.message)
+        image = images.ensure(choice.reference, partial(progress, choice.reference))
+        picked = self._picked(images, choice.reference, image, choice.why)
+        if before is None:
+            return picked
+        gone = f"{before.reference} of the attempt before, {before.id}, is not to be had here"
+        return replace(picked, note=gone)
 
-        def told(detail: str) -> None:
-            progress(choice.reference, detail)
-
-        self.runtime.prepare(None, told)
-        image = images.again(choice.reference, before, told) if before else None
-        if image is None:
-            image = images.ensure(choice.reference, told)
-        _note_use(self._paths, image.id)
+    @staticmethod
+    def _picked(images: ImageStore, reference: str, image: Image, why: str) -> Picked:
+        images.marks.used(image.id)
         return Picked(
-            reference=choice.reference,
-            id=image.id,
-            digest=images.digest(choice.reference, image),
-            why=choice.why,
+            reference=reference, id=image.id, digest=images.digest(reference, image), why=why
         )
 
     def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
@@ -85,12 +92,3 @@ class ContainerLauncher:
     def report(self, handle: Handle) -> dict[str, Any]:
         seen = handle.report if isinstance(handle, EngineHandle) else None
         return {} if seen is None else seen.for_record()
-
-
-def _note_use(paths: NodePaths, image_id: str) -> None:
-    """When an image was last used is what its removal goes by."""
-    mark = paths.image_use(image_id)
-    try:
-        os.utime(mark)
-    except FileNotFoundError:
-        mark.write_text(f"{time.time():.0f}\n")

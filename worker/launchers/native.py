@@ -22,7 +22,9 @@ class NativeLauncher:
         self._config = config
         self._paths = paths
 
-    def prepare(self, job: JobConfig, before: str, progress: Callable[[str, str], None]) -> Picked:
+    def prepare(
+        self, job: JobConfig, before: Picked | None, progress: Callable[[str, str], None]
+    ) -> Picked:
         self.runtime.prepare(None, lambda detail: None)
         return Picked()
 

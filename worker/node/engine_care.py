@@ -5,6 +5,7 @@ what no attempt has any more, removes images that nobody uses, and knows what th
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 import time
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _DAY_S: Final = 86_400.0
 _NEVER_S: Final = 100 * 365 * _DAY_S
 _MIB: Final = 1 << 20
+_PRELOAD_AGAIN_MOST_S: Final = 3600.0
+_ENDS_WITHIN_S: Final = 5.0
 _GPU_FLAVOURS: Final = ("cuda", "rocm")
 
 
@@ -50,10 +53,12 @@ class EngineCare:
         *,
         look_every: float = 10.0,
         tidy_every: float = 60.0,
+        preload_again: float = 30.0,
         has_gpus: bool = False,
     ) -> None:
-        """``look_every``, ``tidy_every``: seconds. ``has_gpus``: a slot of the node has; where none
-        has, images for GPUs are not fetched ahead."""
+        """``look_every``, ``tidy_every``: seconds. ``preload_again``: seconds until what could not
+        be fetched ahead is tried again; each time twice as long, at most an hour. ``has_gpus``: a
+        slot of the node has; where none has, images for GPUs are not fetched ahead."""
         self._config = config
         self._engines = engines
         self._paths = paths
@@ -62,7 +67,9 @@ class EngineCare:
         self._has_gpus = has_gpus
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._preloading: threading.Thread | None = None
+        self._preloading = threading.Thread()
+        self._preload_at = 0.0
+        self._patience = preload_again
         self._tidy_at = 0.0
         self.facts = EngineFacts()
         """May be read from any thread."""
@@ -75,7 +82,7 @@ class EngineCare:
         """End; a pull that is under way is left to the engine. Safe to call twice."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_ENDS_WITHIN_S)  # an engine that hangs does not hold up the node
 
     def look(self) -> EngineFacts:
         """Ask the engine what it is and has."""
@@ -86,18 +93,18 @@ class EngineCare:
         self.facts = EngineFacts(state=state, images=images)
         return self.facts
 
-    def tidy(self) -> None:
-        """Clear what no attempt has any more, and images that nobody uses. Raises
-        RuntimeUnavailable."""
+    def tidy(self, now: float | None = None) -> None:
+        """Clear what no attempt has any more, and images that nobody uses. ``now``: seconds since
+        the epoch. Raises RuntimeUnavailable."""
         runtime = self._engines.runtime()
-        for name in runtime.sweep():
+        for name in runtime.sweep(now):
             log.info("container.swept name=%s", name)
         rules = self._config.images
         runtime.images.clean(
-            used=self._used,
             older_than=rules.keep_days * _DAY_S or _NEVER_S,
             enough_room=lambda: self._roomy(runtime),
             spare=self._wanted(),
+            now=now,
         )
 
     def preload(self) -> list[str]:
@@ -109,12 +116,6 @@ class EngineCare:
     def _wanted(self) -> list[str]:
         named: Iterable[str] = self._config.docker.preload_images
         return [one for one in named if self._has_gpus or not _for_gpus(one)]
-
-    def _used(self, image_id: str) -> float:
-        try:
-            return self._paths.image_use(image_id).stat().st_mtime
-        except OSError:
-            return 0.0
 
     def _roomy(self, runtime: EngineRuntime) -> bool:
         """Whether the engine's disk has what is to be kept free; yes where nobody can tell."""
@@ -139,7 +140,7 @@ class EngineCare:
     def _round(self, now: float) -> None:
         if not self.look().state.usable:
             return
-        if self._preloading is None:
+        if now >= self._preload_at and not self._preloading.is_alive():
             self._preloading = threading.Thread(target=self._preload, name="preload", daemon=True)
             self._preloading.start()
         if now >= self._tidy_at:
@@ -148,9 +149,12 @@ class EngineCare:
 
     def _preload(self) -> None:
         try:
-            self.preload()
+            failed = bool(self.preload())
         except RuntimeUnavailable as error:
             log.warning("image.not_preloaded error=%s", error)
+            failed = True
+        self._preload_at = time.monotonic() + self._patience if failed else math.inf
+        self._patience = min(2 * self._patience, _PRELOAD_AGAIN_MOST_S)
 
 
 def _for_gpus(reference: str) -> bool:

@@ -70,17 +70,13 @@ class NodePaths:
 
     @property
     def images(self) -> Path:
-        """A file for each image that a job has used, touched at each use."""
+        """A file for each image that this node has pulled, touched at each use."""
         return self.state_dir / "images"
 
     @property
     def audit(self) -> Path:
         """Who ran what here, and how it ended; see `worker.node.audit`."""
         return self.state_dir / "audit.log"
-
-    def image_use(self, image_id: str) -> Path:
-        """When the image with the engine's id ``image_id`` was last used: the file's time."""
-        return self.images / image_id.removeprefix("sha256:")
 
     def attempt(self, attempt: AttemptId) -> Path:
         """The state of one attempt (`LaunchPlan.state`)."""

@@ -256,4 +256,5 @@ def _snapshot(batch: list[Entry], bodies: list[str]) -> dict[str, str]:
                 found["sandbox"] = json.dumps(dict(sandbox)) if sandbox else ""
                 if image:
                     found["image"] = digest or image_id
+                    found["image_ref"] = image
     return found

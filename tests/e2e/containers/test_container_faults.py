@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import docker
 import pytest
 from celery.result import AsyncResult
 
@@ -112,6 +114,46 @@ def test_the_keeper_is_killed(start_contained: Start) -> None:
     traced.wait_began(2)
     assert before not in [one["Id"] for one in node.containers()]
     assert traced.go() == "began began ended "
+    node.wait_clean()
+
+
+def test_the_next_attempt_runs_the_image_of_the_first(
+    start_contained: Start, raw: docker.APIClient
+) -> None:
+    node = start_contained()
+    mine = f"cyxwiz/pinned-{uuid.uuid4().hex[:8]}"
+    raw.tag(engine.BASE, mine, "1")
+    traced = Traced(node, image=f"{mine}:1")
+    first = node.container(traced.job)["Image"]
+    raw.tag(engine.EXECUTOR, mine, "1")  # somebody moves the tag
+    os.kill(node.node.keeper(traced.attempt), signal.SIGKILL)
+    traced.wait_began(2)
+    assert raw.inspect_image(f"{mine}:1")["Id"] != first
+    assert node.container(traced.job)["Image"] == first
+    traced.go()
+    node.wait_clean()
+    raw.remove_image(f"{mine}:1")
+
+
+def test_checkpoints_of_a_native_attempt_are_the_containers_too(start_contained: Start) -> None:
+    node = start_contained()
+    job_id = f"job-{uuid.uuid4().hex[:12]}"
+    place = node.node.paths.job(job_id) / "checkpoints"
+    (place / "inner").mkdir(mode=0o700, parents=True)
+    for name in ("model.ckpt", "inner/part"):
+        (place / name).write_text(name)
+        (place / name).chmod(0o600)  # as a native attempt of this node leaves them
+    (place / "away").symlink_to("/etc/passwd")
+    owner = Path("/etc/passwd").stat().st_uid
+    job = node.cluster.command(
+        "import os\nos.chdir('/job/checkpoints')\n"
+        "print(open('model.ckpt').read(), open('inner/part').read())\n"
+        "os.remove('inner/part')",
+        job_id=job_id,
+    )
+    job.get(timeout=60)
+    assert node.cluster.logged(job) == ["model.ckpt inner/part"]
+    assert Path("/etc/passwd").stat().st_uid == owner
     node.wait_clean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -88,21 +89,35 @@ def test_it_sweeps_what_no_attempt_has(
 ) -> None:
     handle = jobs.start("import time; time.sleep(1000)")
     (shown,) = jobs.containers()
+    labels = raw.inspect_container(shown)["Config"]["Labels"]
+    state = tmp_path / "state" / "attempts" / "gone~1"
+    raw.create_container(engine.BASE, ["x"], labels={**labels, "org.cyxwiz.state": str(state)})
     tidying = care(tmp_path, socket)
     tidying.tidy()
-    assert jobs.containers() == [shown], "it belongs to an attempt"
+    assert len(jobs.containers()) == 2, "the other was made just now: somebody may be at it"
+    tidying.tidy(time.time() + 120)
+    assert jobs.containers() == [shown], "this one belongs to an attempt"
     handle.fence()
-    labels = raw.inspect_container(shown)["Config"]["Labels"]
-    state = Path(tmp_path / "state" / "attempts" / "gone~1")
-    lost = raw.create_container(
-        engine.BASE, ["x"], labels={**labels, "org.cyxwiz.state": str(state)}
-    )["Id"]
-    runtime = jobs.runtime
-    assert runtime.sweep(time.time()) == [], "it was made just now: somebody may be at it"
-    swept = runtime.sweep(time.time() + 120)
-    assert len(swept) == 1
-    with pytest.raises(docker.errors.NotFound):
-        raw.inspect_container(lost)
+
+
+def test_it_removes_images_that_it_pulled_and_nobody_uses(
+    tmp_path: Path, socket: Path, raw: docker.APIClient
+) -> None:
+    tags = ("cyxwiz/executor:cpu-0.0.1", "cyxwiz/executor:cpu-0.0.2")
+    for tag in tags:
+        name = f"care-{os.urandom(4).hex()}"
+        made = raw.create_container(engine.BASE, [name], name=name)["Id"]
+        raw.commit(made, *tag.rsplit(":", 1))
+        raw.remove_container(made)
+    tidying = care(tmp_path, socket, docker={"preload_images": [tags[1]]})
+    marks = Engines(config(tmp_path, socket), abandon_after=1).runtime().images.marks
+    for tag in tags:
+        marks.pulled(raw.inspect_image(tag)["Id"])
+    tidying.tidy(time.time() + 31 * 86_400)
+    assert raw.images(tags[0]) == []
+    assert raw.images(tags[1]), "it is to be had ready"
+    assert raw.images(engine.BASE), "this node has not pulled it"
+    raw.remove_image(tags[1])
 
 
 def test_images_are_had_ready_but_for_devices_that_are_not_there(

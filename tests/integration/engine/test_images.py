@@ -190,44 +190,63 @@ def _blank(raw: docker.APIClient) -> str:
 
 @pytest.fixture
 def keeps(jobs: Jobs, raw: docker.APIClient, old: tuple[str, str]) -> Iterator[Any]:
-    """The image store of a node whose own images are those of `old`."""
+    """The image store of a node whose own images are those of `old`, as if it had pulled them."""
     mine = ImageRules(registry="registry.example/old", allow=("cyxwiz/*",), policy=PullPolicy.NEVER)
-    yield jobs.another(rules=mine).images
+    images = jobs.another(rules=mine).images
+    for tag in old:
+        images.marks.pulled(raw.inspect_image(tag)["Id"])
+    yield images
     for one in raw.containers(all=True, filters={"name": "blank-"}):
         raw.remove_container(one["Id"])
+
+
+def aged(images: Any, image_id: str, seconds: float) -> None:
+    """As if a job had used it so long ago."""
+    then = time.time() - seconds
+    os.utime(images.marks._file(image_id), (then, then))
 
 
 def test_images_that_no_job_has_used_for_long_are_removed(
     keeps: Any, old: tuple[str, str], raw: docker.APIClient
 ) -> None:
-    first = raw.inspect_image(old[0])["Id"]
-    now = time.time()
-    used = {first: now - 50}.get
-    day = 86_400.0
-    assert keeps.clean(used=lambda one: used(one) or now, older_than=day, now=now) == []
-    assert keeps.clean(used=lambda one: used(one) or now, older_than=10, now=now) == [old[0]]
+    first, second = (raw.inspect_image(tag)["Id"] for tag in old)
+    aged(keeps, first, 50)
+    assert keeps.clean(older_than=86_400) == []
+    made = raw.create_container(first, ["x"])["Id"]
+    assert keeps.clean(older_than=10) == [], "a container is made of it"
+    assert keeps.tags() == [*old] or keeps.tags() == [*reversed(old)]
+    raw.remove_container(made)
+    assert keeps.clean(older_than=10) == [first]
     assert keeps.tags() == [old[1]]
-    assert raw.images(engine.BASE), "what is not an executor image stays"
+    assert keeps.marks.all() == [second]
 
 
-def test_for_want_of_room_the_longest_unused_go_first(keeps: Any, old: tuple[str, str]) -> None:
-    now = time.time()
-    ages = iter([7200.0, 9000.0])  # newest first, as engines list them
+def test_what_this_node_has_not_pulled_is_not_its_to_remove(
+    keeps: Any, old: tuple[str, str], raw: docker.APIClient
+) -> None:
+    for tag in old:
+        keeps.marks.forget(raw.inspect_image(tag)["Id"])
+    assert keeps.clean(older_than=0, enough_room=lambda: False, now=time.time() + 1e9) == []
+    assert len(keeps.tags()) == 2
+
+
+def test_for_want_of_room_the_longest_unused_go_first(
+    keeps: Any, old: tuple[str, str], raw: docker.APIClient
+) -> None:
+    first, second = (raw.inspect_image(tag)["Id"] for tag in old)
+    aged(keeps, first, 7200)
+    aged(keeps, second, 9000)
     enough = iter([False, True])
-    removed = keeps.clean(
-        used=lambda _: now - next(ages), older_than=1e9, enough_room=lambda: next(enough), now=now
-    )
-    assert len(removed) == 1
-    left = keeps.tags()
-    assert removed + left == list(old) or left + removed == list(old)
-    # one that a job has used within the hour, or that is wanted, stays whatever the disk has
-    stay = {"older_than": 1e9, "enough_room": lambda: False, "now": now}
-    assert keeps.clean(used=lambda _: now - 60, **stay) == []
-    wanted = [f"cyxwiz/executor:{left[0].rpartition(':')[2]}"]
-    assert keeps.clean(used=lambda _: now - 7200, spare=wanted, **stay) == []
+    assert keeps.clean(older_than=1e9, enough_room=lambda: next(enough)) == [second]
+    # one that is wanted stays, and so does one that a job has used within the hour
+    wanted = ["cyxwiz/executor:cpu-1", "other/not-allowed:1"]
+    assert keeps.clean(older_than=1e9, enough_room=lambda: False, spare=wanted) == []
+    keeps.marks.used(first)
+    assert keeps.clean(older_than=1e9, enough_room=lambda: False) == []
+    assert keeps.tags() == [old[0]]
 
 
-def test_a_retry_runs_the_image_of_the_first_attempt(
+def test_a_retry_finds_the_image_of_the_first_attempt(
     keeps: Any, old: tuple[str, str], raw: docker.APIClient
 ) -> None:
     ran = raw.inspect_image(old[0])["Id"]

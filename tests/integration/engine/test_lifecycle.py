@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
@@ -155,6 +155,42 @@ def test_a_fence_needs_no_engine(own_engine: dockerd.Dockerd, tmp_path: Path) ->
     jobs.close()
 
 
+@pytest.fixture
+def hanging(own_engine: dockerd.Dockerd) -> Iterator[Callable[[], None]]:
+    """Makes the engine hang: its socket takes connections, and nothing answers. Mended at the
+    end."""
+    assert own_engine.process is not None
+    pid = own_engine.process.pid
+    yield lambda: os.kill(pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("who", ["fence", "mourner"])
+def test_an_engine_that_hangs_keeps_nothing_alive(
+    own_engine: dockerd.Dockerd, tmp_path: Path, hanging: Callable[[], None], who: str
+) -> None:
+    jobs = Jobs(tmp_path, own_engine.socket)
+    handle = jobs.start(WAITS)
+    hear(handle, until=up)
+    process = os.pidfd_open(_first_process(handle))
+    hanging()
+    if who == "fence":
+        handle.fence()
+    else:
+        record = lock.read(jobs.places.state / "attempts" / str(handle.attempt))
+        assert record is not None
+        os.kill(record.pid, signal.SIGKILL)
+    assert select.select([process], [], [], 10)[0], "the job is not dead"
+    os.close(process)
+    assert own_engine.process is not None
+    os.kill(own_engine.process.pid, signal.SIGCONT)
+    if who == "fence":
+        end = hear(handle, timeout=60).exit
+        assert end is not None
+        assert end.cause is StopCause.FENCED
+    jobs.close()
+
+
 def _first_process(handle: EngineHandle) -> int:
     """On the host."""
     return handle._kept._link.job_pid
@@ -217,7 +253,7 @@ def test_output_is_kept_for_some_hours_and_then_deleted(jobs: Jobs) -> None:
     handle = jobs.start("import sys; print('out'); print('err', file=sys.stderr)")
     hear(handle)
     handle.remove()
-    [kept] = (jobs.places.state / "logs").iterdir()
+    [kept] = (jobs.places.state / "job-logs").iterdir()
     assert kept.name == f"{handle.attempt}.log"
     assert sorted(kept.read_bytes().split()) == [b"err", b"out"]
     assert kept.stat().st_mode & 0o077 == 0
@@ -231,14 +267,14 @@ def test_keep_logs_hours_0_keeps_none(jobs: Jobs) -> None:
     handle = jobs.start("print('out')", runtime=jobs.another(keep_logs_hours=0))
     hear(handle)
     handle.remove()
-    assert not (jobs.places.state / "logs").exists()
+    assert not (jobs.places.state / "job-logs").exists()
 
 
 def test_what_is_kept_of_a_flood_is_bounded(jobs: Jobs) -> None:
     handle = jobs.start("import os\nfor _ in range(900): os.write(1, b'x' * 65535 + b'\\n')")
     assert len(hear(handle, timeout=60).out) == 900 * 65536
     handle.remove()
-    [kept] = (jobs.places.state / "logs").iterdir()
+    [kept] = (jobs.places.state / "job-logs").iterdir()
     assert 8 << 20 < kept.stat().st_size <= 33 << 20
 
 

@@ -93,6 +93,46 @@ def test_the_next_attempt_is_told_why_the_last_one_ended(records: Records) -> No
     assert (found.attempt, found.last_reason, found.lease.fence) == (2, "engine_error", 2)
 
 
+def test_a_job_that_every_living_node_has_handed_back_says_so(records: Records) -> None:
+    job_id, nodes = submit(records), records.keys.nodes
+    seconds, _ = records.client.time()
+    records.client.zadd(nodes, {"node-a": seconds * 1000, "node-b": seconds * 1000})
+    records.client.zadd(nodes, {"node-lost": (seconds - 3600) * 1000})
+
+    def handed_back_by(node: str, reason: FailureReason) -> None:
+        lease = claim(records, job_id, node=node)
+        requeue(records, lease, counts=False, avoid_node=node, avoid_ms=1000, reason=reason)
+        records.client.hset(records.keys.job(job_id), f"avoid:{node}", 0)
+
+    def everywhere(node: str) -> str:
+        found = try_claim(records, job_id, node=node)
+        assert not isinstance(found, NotClaimed)
+        requeue(records, found.lease, counts=False)
+        return found.handed_back_everywhere
+
+    sandbox, image = FailureReason.SANDBOX_UNAVAILABLE, FailureReason.IMAGE_UNAVAILABLE
+    handed_back_by("node-a", sandbox)
+    assert everywhere("node-a") == "", "node-b has not had it yet"
+    handed_back_by("node-b", image)
+    assert everywhere("node-a") == "", "node-b had another reason"
+    handed_back_by("node-b", sandbox)
+    assert everywhere("node-a") == sandbox
+    assert everywhere("node-c") == "", "it has not had it either"
+
+
+def test_a_node_that_hands_a_job_back_again_is_spared_it_for_longer(records: Records) -> None:
+    job_id = submit(records)
+    waits = []
+    for _ in range(3):
+        lease = claim(records, job_id)
+        requeue(records, lease, counts=False, avoid_node="node-a", avoid_ms=300_000)
+        key = records.keys.job(job_id)
+        waits.append(float(records.client.hget(key, "avoid:node-a") or 0))
+        records.client.hset(key, "avoid:node-a", 0)
+    seconds, _ = records.client.time()
+    assert [round(one / 1000 - seconds, -1) for one in waits] == [300, 600, 600]
+
+
 def test_a_delayed_job_waits_for_the_reaper(records: Records) -> None:
     job_id = submit(records)
     requeue(records, claim(records, job_id), delay_ms=HOUR_MS)

@@ -61,6 +61,8 @@ def test_a_command_is_enough() -> None:
         ("memory_mb", 0),
         ("memory_mb", 1.5),
         ("cpu_cores", 0),
+        ("cpu_cores", 1e-10),
+        ("memory_mb", 15),
         ("cpu_cores", True),
         ("cpu_cores", "2"),
         ("job_id", "a/b"),
@@ -150,7 +152,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
     message = refusal({**COMMAND, "epochs": 0, "memory_mb": -5, "priority": "x", "epcohs": 3})
     assert len(message.splitlines()) == 5
     assert "epochs: must be greater than or equal to 1 (got 0); right: a whole number" in message
-    assert "memory_mb: must be greater than or equal to 1 (got -5)" in message
+    assert "memory_mb: must be greater than or equal to 16 (got -5)" in message
     assert "epcohs: unknown field; did you mean epochs? allowed: batch_size, " in message
 
 

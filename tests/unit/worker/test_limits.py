@@ -46,13 +46,12 @@ def test_a_job_gets_what_it_asks_for_above_the_defaults() -> None:
 
 @pytest.mark.parametrize("field", ["memory_mb", "cpu_cores", "shm_size_mb"])
 def test_more_than_the_maximum_is_refused_with_the_reason(field: str) -> None:
-    config = node({field: 5}, {field: 10})
-    assert isinstance(effective_limits(job(**{field: 10}), config), Limits)
-    over = effective_limits(job(**{field: 11}), config)
+    config = node({field: 50}, {field: 100})
+    assert isinstance(effective_limits(job(**{field: 100}), config), Limits)
+    over = effective_limits(job(**{field: 101}), config)
     assert isinstance(over, OverCap)
-    assert (
-        over.reason == f"{field} is 11, and this node gives at most 10 (docker.max_limits.{field})"
-    )
+    what = f"{field} is 101, and this node gives at most 100 (docker.max_limits.{field})"
+    assert over.reason == what
 
 
 def test_a_default_of_0_is_the_cap_and_a_cap_of_0_is_the_host() -> None:
@@ -76,7 +75,7 @@ def test_defaults_bend_to_a_small_host() -> None:
 _amount = st.integers(0, 100)
 
 
-@given(_amount, _amount, _amount, st.none() | st.integers(1, 100))
+@given(_amount, _amount, _amount, st.none() | st.integers(16, 100))
 def test_nothing_above_a_cap_is_ever_granted(
     default: int, most: int, has: int, ask: int | None
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tasks.errors import RuntimeUnavailable
 from tasks.state import FailureReason, JobState
 from worker.runtimes.engine.errors import (
+    EngineError,
     EngineMissing,
     ImageForbidden,
     ImageUnavailable,
@@ -44,6 +45,11 @@ def test_an_image_that_cannot_be_had_costs_attempts_from_the_second_time_on() ->
     outcome = TurnedAway.by_runtime(
         ImageUnavailable("none"), FailureReason.IMAGE_UNAVAILABLE
     ).outcome
+    assert (outcome.state, outcome.retry, outcome.counts) == (JobState.FAILED, True, True)
+
+
+def test_an_engine_that_answers_and_does_not_start_it_costs_an_attempt() -> None:
+    outcome = TurnedAway.by_runtime(EngineError("400: no"), "").outcome
     assert (outcome.state, outcome.retry, outcome.counts) == (JobState.FAILED, True, True)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from worker.engine_sections import PullPolicy
 from worker.runtimes.engine.errors import Conflict, ImageForbidden, ImageUnavailable, NotFound
 from worker.runtimes.engine.manager import ContainerManager, Image
+from worker.runtimes.engine.marks import ImageMarks
 from worker.runtimes.engine.pulls import Puller
 from worker.sandbox.references import BadReference, Reference, allowed, placed
 from worker.sandbox.selection import REPOSITORY
@@ -35,17 +36,20 @@ class ImageRules:
 class ImageStore:
     """See the module's docstring. Thread-safe."""
 
-    def __init__(self, manager: ContainerManager, puller: Puller, rules: ImageRules) -> None:
+    def __init__(
+        self, manager: ContainerManager, puller: Puller, rules: ImageRules, marks: ImageMarks
+    ) -> None:
         self._manager = manager
         self._puller = puller
         self._rules = rules
+        self.marks = marks
 
     def allowing(self, also: tuple[str, ...]) -> ImageStore:
         """The same, where ``also`` are allowed beside ``images.allow``."""
         if not also:
             return self
         rules = replace(self._rules, allow=(*self._rules.allow, *also))
-        return ImageStore(self._manager, self._puller, rules)
+        return ImageStore(self._manager, self._puller, rules, self.marks)
 
     def reference(self, text: str) -> Reference:
         """What ``text`` means here.
@@ -83,22 +87,41 @@ class ImageStore:
     def again(self, text: str, before: str, progress: Callable[[str], None]) -> Image | None:
         """The image that an earlier attempt of a job ran for ``text``, wherever its tag is now.
 
-        ``before``: its digest, ``REPOSITORY@sha256:…``, which is fetched if it must be; or the id
-        that it had in one engine, which may not be here: then None.
+        ``before``: its digest, ``REPOSITORY@sha256:…``, which is fetched if it must be, from where
+        ``text`` is for this node; or the id that it had in one engine. None: it cannot be had here.
 
         Raises:
-            ImageForbidden, ImageUnavailable: see `ensure`.
+            ImageForbidden: see `reference`: what is not allowed now does not run again either.
         """
-        meant = self.reference(text)  # what is not allowed now does not run again either
-        repository, at, digest = before.partition("@")
-        wanted = before if at and repository == meant.repository else ""
+        meant = self.reference(text)
+        _, at, digest = before.partition("@")
+        if not at:
+            return self._here(before)
+        pinned = replace(meant, tag="", digest=digest)
+        found = self._here(str(pinned)) or self._here(before)
+        if found is None and self._rules.policy is not PullPolicy.NEVER:
+            try:
+                return self._pull(pinned, progress)
+            except ImageUnavailable as error:
+                log.warning("image.not_again image=%s error=%s", pinned, error)
+        return found
+
+    def _here(self, name: str) -> Image | None:
         try:
-            return self._manager.image(wanted or before)
+            return self._manager.image(name)
         except NotFound:
-            if not wanted or self._rules.policy is PullPolicy.NEVER:
-                return None
-        self._puller.pull(replace(meant, tag="", digest=digest), progress)
-        return self._manager.image(wanted)
+            return None
+
+    def _pull(self, meant: Reference, progress: Callable[[str], None]) -> Image:
+        """Raises ImageUnavailable."""
+        had = self._here(str(meant))
+        self._puller.pull(meant, progress)
+        found = self._here(str(meant))
+        if found is None:
+            raise ImageUnavailable(f"image {meant} was pulled, and is not there")
+        if had is None or had.id != found.id:
+            self.marks.pulled(found.id)
+        return found
 
     def present(self, text: str, image_id: str = "") -> Image:
         """The image that the engine has for ``text``; by ``image_id``, if it was chosen before.
@@ -131,11 +154,7 @@ class ImageStore:
                         f"image {meant} is not on this node, and docker.pull_policy is never: "
                         f"docker pull {meant}"
                     ) from None
-        self._puller.pull(meant, progress)
-        try:
-            return self._manager.image(str(meant))
-        except NotFound:
-            raise ImageUnavailable(f"image {meant} was pulled, and is not there") from None
+        return self._pull(meant, progress)
 
     def preload(self, texts: Iterable[str], progress: Callable[[str], None]) -> list[str]:
         """Have these images ready before a job asks; what cannot be had is said and no error.
@@ -154,40 +173,46 @@ class ImageStore:
     def clean(
         self,
         *,
-        used: Callable[[str], float],
         older_than: float,
         enough_room: Callable[[], bool] = lambda: True,
         spare: Iterable[str] = (),
         now: float | None = None,
     ) -> list[str]:
-        """Remove the project's executor images that no job has used for ``older_than`` seconds;
+        """Remove images that this node has pulled and no job has used for ``older_than`` seconds;
         and, while there is not ``enough_room``, any that has not been used within the hour, those
-        that were used longest ago first. Returns the tags that were removed.
+        that were used longest ago first. Returns the ids of what was removed.
 
-        ``used``: of an image's id, when it was last used (seconds since the epoch; 0: it is not
-        known, then its making counts). ``spare``: references that stay, as they are wanted soon.
-        One that a container uses stays, and so does every image that is not the project's.
+        ``spare``: references that stay, as they are wanted soon. One that a container is made of
+        stays, and so does every image that somebody else has put there.
         """
         now = time.time() if now is None else now
-        kept = {str(self.reference(text)) for text in spare}
-        idle = [
-            (now - (used(image.id) or image.created), image)
-            for image in self._manager.list_images(f"{self.own}:")
-            if not kept & set(image.tags)
-        ]
+        kept = {image.id for text in spare if (image := self._spared(text)) is not None}
+        in_use = {str(one.get("ImageID")) for one in self._manager.containers({})}
+        ages = [(now - (self.marks.last_used(one) or now), one) for one in self.marks.all()]
         removed = []
-        for age, image in sorted(idle, key=lambda one: one[0], reverse=True):
-            if age > older_than or (age > _RECENT and not enough_room()):
-                removed += self._remove(image)
+        for age, image_id in sorted(ages, reverse=True):
+            due = age > older_than or (age > _RECENT and not enough_room())
+            if due and image_id not in kept | in_use and self._remove(image_id, now - age):
+                removed.append(image_id)
         return removed
 
-    def _remove(self, image: Image) -> list[str]:
-        removed = []
-        for tag in (one for one in image.tags if one.startswith(f"{self.own}:")):
-            try:
-                self._manager.remove_image(tag)
-            except Conflict:
-                continue
-            removed.append(tag)
-            log.info("image.removed image=%s id=%s", tag, image.id)
-        return removed
+    def _spared(self, text: str) -> Image | None:
+        try:
+            return self._here(str(self.reference(text)))
+        except ImageForbidden:  # it would not run, so nobody waits for it
+            return None
+
+    def _remove(self, image_id: str, last_used: float) -> bool:
+        """Whether it is gone. Not where a job has taken it up since it was looked at."""
+        found = self._here(image_id)
+        used = self.marks.last_used(image_id)
+        if found is not None and used is not None and used > last_used + 1:
+            return False
+        try:
+            for name in (*found.tags, image_id) if found is not None else ():
+                self._manager.remove_image(name)
+        except Conflict:
+            return False
+        self.marks.forget(image_id)
+        log.info("image.removed id=%s tags=%s", image_id, found.tags if found else ())
+        return found is not None

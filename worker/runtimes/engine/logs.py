@@ -13,14 +13,16 @@ from worker.runtimes.engine.manager import ContainerManager
 _SUFFIX: Final = ".log"
 MOST_BYTES: Final = 32 << 20
 """Of one attempt."""
+MOST_IN_ALL: Final = 1 << 30
 
 
 class KeptLogs:
     """One file for each attempt, both streams as they came, in ``place``."""
 
-    def __init__(self, place: Path, hours: int) -> None:
-        """``hours``: 0 keeps none."""
+    def __init__(self, place: Path, hours: int, most_in_all: int = MOST_IN_ALL) -> None:
+        """``hours``: 0 keeps none. ``most_in_all``: bytes."""
         self._place = place
+        self._most_in_all = most_in_all
         self._seconds = hours * 3600
 
     def path(self, attempt: str) -> Path:
@@ -43,15 +45,18 @@ class KeptLogs:
         partial.replace(self.path(attempt))
 
     def sweep(self, now: float | None = None) -> list[Path]:
-        """Delete what is too old. ``now``: seconds since the epoch."""
+        """Delete what is too old; and the oldest, while all together is too much. ``now``: seconds
+        since the epoch."""
         if not self._place.is_dir():
             return []
         until = (time.time() if now is None else now) - self._seconds
-        old = [
-            path
-            for path in self._place.iterdir()
-            if path.suffix in (_SUFFIX, ".partial") and path.stat().st_mtime < until
-        ]
-        for path in old:
-            path.unlink(missing_ok=True)
+        kept = [path for path in self._place.iterdir() if path.suffix in (_SUFFIX, ".partial")]
+        seen = sorted(((path.stat(), path) for path in kept), key=lambda one: one[0].st_mtime)
+        excess = sum(there.st_size for there, _ in seen) - self._most_in_all
+        old = []
+        for there, path in seen:
+            if there.st_mtime < until or excess > 0:
+                path.unlink(missing_ok=True)
+                excess -= there.st_size
+                old.append(path)
         return old

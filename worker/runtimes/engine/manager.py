@@ -167,6 +167,14 @@ class ContainerManager:
             found: dict[str, Any] = self._client.quick.inspect_container(container)
             return found
 
+    def ended(self, container: str) -> float:
+        """When it ended, seconds since the epoch; 0: it runs, never ran, or is gone."""
+        try:
+            when = str(self.inspect(container)["State"].get("FinishedAt") or "")[:19]
+            return datetime.fromisoformat(f"{when}+00:00").timestamp()
+        except (NotFound, ValueError, OverflowError):
+            return 0.0
+
     def status(self, container: str) -> ContainerStatus:
         try:
             state = self.inspect(container)["State"]

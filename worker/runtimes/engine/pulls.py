@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import json
 import os
+import select
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from worker.sandbox.references import Reference
 _LOOK_EVERY: Final = 0.2
 _TELL_EVERY: Final = 0.5
 _PIECE: Final = 1 << 16
+_MOST_WHY: Final = 2000
 
 
 class Puller:
@@ -55,9 +58,16 @@ class Puller:
         asked = time.time()
         login = self._credentials.of(image.domain)
         with self._alone(image, login, progress) as file:
-            if _done(file) >= asked:
+            found = _read(file)
+            if _time_of(found, "done") >= asked:
                 return  # somebody has just brought it, after we asked
-            self._fetch(image, login, _Teller(file, progress))
+            if _time_of(found, "failed") >= asked:
+                raise ImageUnavailable(str(found.get("why")))
+            try:
+                self._fetch(image, login, _Teller(file, progress))
+            except ImageUnavailable as error:
+                _write(file, {"failed": time.time(), "why": str(error)[:_MOST_WHY]})
+                raise
             _write(file, {"done": time.time()})
 
     def _fetch(self, image: Reference, login: Mapping[str, str], tell: _Teller) -> None:
@@ -73,6 +83,7 @@ class Puller:
             connection.sendall(engine.request("POST", f"{base}?{query}", auth=auth))
             reader = engine.Reader()
             while not reader.complete:
+                tell.wait(connection, self._silence)
                 reader.feed(connection.recv(_PIECE))
                 if reader.status == 200:
                     _hear(image, reader.body, tell)
@@ -104,10 +115,8 @@ class Puller:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    text = str(_read(fd).get("progress", ""))
-                    if text and text != told:
-                        told = text
-                        progress(text)
+                    told = str(_read(fd).get("progress") or told)
+                    progress(told)  # also where nothing is new: whoever asked may have gone
                     time.sleep(_LOOK_EVERY)
             yield fd
         finally:
@@ -135,6 +144,16 @@ class _Teller:
         self._progress = progress
         self._layers: dict[str, tuple[int, int]] = {}
         self._next = 0.0
+        self._last = ""
+
+    def wait(self, connection: socket.socket, silence: float) -> None:
+        """Until there is something to read; says now and then that nothing is new, so that whoever
+        asked can give up. Raises TimeoutError after ``silence`` seconds, and what they raise."""
+        until = time.monotonic() + silence
+        while not select.select([connection], [], [], min(_TELL_EVERY, silence))[0]:
+            if time.monotonic() >= until:
+                raise TimeoutError
+            self._progress(self._last)
 
     def heard(self, answer: Mapping[str, Any]) -> None:
         detail = answer.get("progressDetail") or {}
@@ -144,7 +163,7 @@ class _Teller:
         if now < self._next:
             return
         self._next = now + _TELL_EVERY
-        text = self._text(answer)
+        text = self._last = self._text(answer)
         _write(self._file, {"progress": text})
         self._progress(text)
 
@@ -170,5 +189,5 @@ def _write(file: int, content: Mapping[str, Any]) -> None:
     os.ftruncate(file, len(data))
 
 
-def _done(file: int) -> float:
-    return float(_read(file).get("done") or 0.0)
+def _time_of(found: Mapping[str, Any], what: str) -> float:
+    return float(found.get(what) or 0.0)

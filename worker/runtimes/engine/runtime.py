@@ -33,6 +33,8 @@ from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.logs import KeptLogs
 from worker.runtimes.engine.making import DockerMaking, Making
 from worker.runtimes.engine.manager import ContainerManager, Image
+from worker.runtimes.engine.marks import ImageMarks
+from worker.runtimes.engine.ownership import give_tree
 from worker.runtimes.engine.pulls import Puller
 from worker.runtimes.engine.report import SandboxReport
 from worker.runtimes.engine.settings import (
@@ -87,8 +89,9 @@ class EngineRuntime:
             credentials=settings.credentials,
             silence=settings.pull_silence,
         )
-        self.images = ImageStore(self.manager, puller, settings.rules)
-        self.logs = KeptLogs(settings.state_root / "logs", settings.keep_logs_hours)
+        marks = ImageMarks(settings.state_root / "images")
+        self.images = ImageStore(self.manager, puller, settings.rules, marks)
+        self.logs = KeptLogs(settings.state_root / "job-logs", settings.keep_logs_hours)
         self._zygote = zygote if zygote is not None else Zygote()
         self._owns_zygote = zygote is None
 
@@ -153,10 +156,15 @@ class EngineRuntime:
                 with contextlib.suppress(RuntimeUnavailable):
                     self.manager.remove(container_name(plan.attempt, plan.state))
             text = f"{plan.attempt} was not started: {error}"
-            kind = type(error) if isinstance(error, RuntimeUnavailable) else RuntimeUnavailable
             if plan.grant.devices and gpus.refused(text):
-                kind = DevicesUnavailable
-            raise kind(text) from error
+                raise DevicesUnavailable(text) from error
+            match error:
+                case RuntimeUnavailable():
+                    raise type(error)(text) from error
+                case KeeperError():  # the engine was there, and did not start it
+                    raise EngineError(text) from error
+                case _:
+                    raise RuntimeUnavailable(text) from error
 
     def recover(self, slot: str | None = None) -> list[Handle]:
         """Attaches to the attempts whose keeper lives; dead ones are for `keeper.settle`."""
@@ -190,9 +198,10 @@ class EngineRuntime:
             if state.parent != self._attempts or state.exists() or age < _ORPHAN_AFTER:
                 continue
             stopped = one["State"] in ("exited", "dead", "created")
-            kept = stopped and not self._settings.remove_containers
-            if kept and age < self._settings.keep_logs_hours * 3600:
-                continue
+            if stopped and not self._settings.remove_containers:
+                ended = self.manager.ended(one["Id"]) or float(one["Created"])
+                if now - ended < self._settings.keep_logs_hours * 3600:
+                    continue
             self.manager.remove(one["Id"])
             removed.append(one["Names"][0].lstrip("/"))
         self.logs.sweep(now)
@@ -247,6 +256,8 @@ class EngineRuntime:
                     os.fchown(opened, uid, gid)
             finally:
                 os.close(opened)
+        if os.geteuid() == 0:
+            give_tree(plan.checkpoints, uid, gid)
         for source in (plan.data, *(one.source for one in (*plan.mounts, *plan.grant.mounts))):
             if source is not None and (source.is_symlink() or not source.exists()):
                 raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")
