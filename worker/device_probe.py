@@ -105,7 +105,7 @@ class DeviceProbe:
             }
         )
         launcher = ContainerLauncher(self._runtime, self._paths, device=place.kind)
-        picked = launcher.prepare(job, "", lambda image, detail: None)
+        picked = launcher.prepare(job, None, lambda image, detail: None)
         with self._pool.grant(place.slot, request, attempt=str(attempt)) as held:
             plan = launcher.plan(
                 Asked(
