@@ -98,8 +98,29 @@ class DockerSection(Section):
         return self
 
 
+class Unenforced(StrEnum):
+    """Limits that an operator may go without where Podman does not keep them."""
+
+    MEMORY = "memory"
+    PIDS = "pids"
+    CPU = "cpu"
+
+
 class PodmanSection(Section):
+    """Rootless Podman of the node's own user; its storage driver is left to Podman."""
+
     enabled: Flag = True
     socket: AbsolutePath | None = Field(
         None, description=f"{PATH}; left out: the socket of the node's own user"
+    )
+    runtime: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+        description="the name of an OCI runtime, such as runc; left out: Podman's own choice",
+    )
+    accept_unenforced: tuple[Unenforced, ...] = Field(
+        (),
+        strict=False,
+        description="a list of memory, pids and cpu: limits that jobs go without where Podman "
+        "does not keep them",
     )

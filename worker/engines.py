@@ -9,31 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from tasks.errors import ConfigError
+from worker.attestor import Attestor
 from worker.config import ExecutionMode, NodeConfig
 from worker.runtimes import engine_runtime
 from worker.runtimes.base import Runtime
+from worker.sandbox.attestation import EngineReport, ExecutionCapabilities
+from worker.sandbox.levels import SandboxLevel
 
 if TYPE_CHECKING:
     from worker.keeper.zygote import Zygote
     from worker.runtimes.engine.runtime import EngineRuntime
 
+__all__ = ["EngineState", "Engines", "SandboxLevel"]
+
 _FRESH_S: Final = 2.0
 """So long an engine's word holds: jobs that follow each other closely ask it once."""
-
-
-class SandboxLevel(IntEnum):
-    """How far a node confines jobs."""
-
-    NONE = 0
-    """Natively, or in a container whose sandbox the operator has loosened."""
-    BASIC = 1
-    """Rootless Podman."""
-    FULL = 2
-    """Docker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +35,8 @@ class EngineState:
 
     name: str = ""
     """docker or podman; '' where the node uses none."""
+    available: bool = False
+    """It answers: images can be fetched, though jobs may not be allowed to run."""
     usable: bool = False
     reason: str = ""
     """Why it is not usable; '' if it is."""
@@ -62,7 +57,8 @@ class Engines:
         self._abandon_after = abandon_after
         self._zygote = zygote
         self._lock = threading.Lock()
-        self._runtime: EngineRuntime | None = None
+        self._attestor = Attestor(config)
+        self._runtimes: dict[str, EngineRuntime] = {}
         self._state = EngineState()
         self._until = 0.0
 
@@ -84,60 +80,77 @@ class Engines:
         Raises ConfigError: the node uses none.
         """
         with self._lock:
-            return self._made()
+            names = self._allowed()
+            if not names:
+                raise ConfigError(self._why_none())
+            seen = self._state.name
+            return self._made(seen if seen in names else names[0])
 
     def recovering(self) -> list[Runtime]:
         """What finds attempts in containers again: nothing where the node uses no engine."""
-        return [self.runtime()] if self._chosen() else []
+        with self._lock:
+            return [self._made(name) for name in self._allowed()]
 
     def close(self) -> None:
         """Let go of what this object holds; attempts that run go on."""
         with self._lock:
-            if self._runtime is not None:
-                self._runtime.close()
-                self._runtime = None
+            for made in self._runtimes.values():
+                made.close()
+            self._runtimes.clear()
             self._until = 0.0
 
-    def _chosen(self) -> str:
-        """The engine that the configuration names, or lets be used; '' for none."""
-        match self._config.execution.mode:
-            case ExecutionMode.NATIVE | ExecutionMode.PODMAN:
-                return ""
-            case ExecutionMode.DOCKER | ExecutionMode.AUTO:
-                return "docker" if self._config.docker.enabled else ""
+    def _allowed(self) -> list[str]:
+        """The engines that the configuration names, or lets be used; the first where two are
+        alike."""
+        config = self._config
+        enabled = {"docker": config.docker.enabled, "podman": config.podman.enabled}
+        match config.execution.mode:
+            case ExecutionMode.NATIVE:
+                return []
+            case ExecutionMode.DOCKER | ExecutionMode.PODMAN as mode:
+                return [str(mode)] if enabled[str(mode)] else []
+            case ExecutionMode.AUTO:
+                return [name for name, fine in enabled.items() if fine]
 
-    def _made(self) -> EngineRuntime:
-        if self._runtime is None:
-            name = self._chosen()
-            if not name:
-                raise ConfigError(self._why_none())
-            self._runtime = engine_runtime(
+    def _made(self, name: str) -> EngineRuntime:
+        if name not in self._runtimes:
+            self._runtimes[name] = engine_runtime(
                 name, self._config, abandon_after=self._abandon_after, zygote=self._zygote
             )
-        return self._runtime
+        return self._runtimes[name]
 
     def _ask(self) -> EngineState:
-        name = self._chosen()
-        if not name:
+        """Of the best engine: the first that is whole is not looked past."""
+        found: list[EngineReport] = []
+        for name in self._allowed():
+            found.append(self._attestor.report(self._made(name)))
+            if found[-1].level is SandboxLevel.FULL:
+                break
+        if not found:
             return EngineState(reason=self._why_none())
-        try:
-            runtime = self._made()
-        except ConfigError as error:  # its file of logins
-            return EngineState(name=name, reason=str(error))
-        found = runtime.capabilities()
+        best = ExecutionCapabilities(engines=tuple(found)).best()
+        chosen = best or next((one for one in found if one.available), found[0])
         return EngineState(
-            name=name,
-            usable=found.available,
-            reason=found.reason,
-            version=runtime.version() if found.available else "",
-            level=SandboxLevel.NONE if runtime.loosened else SandboxLevel.FULL,
+            name=chosen.facts.name,
+            available=chosen.available,
+            usable=chosen.usable,
+            reason="" if best else "; ".join(_why(one) for one in found),
+            version=chosen.facts.version,
+            level=chosen.level,
         )
 
     def _why_none(self) -> str:
-        match self._config.execution.mode:
+        mode = self._config.execution.mode
+        match mode:
             case ExecutionMode.NATIVE:
                 return "execution.mode is native"
-            case ExecutionMode.PODMAN:
-                return "execution.mode is podman, which no runtime drives yet"
-            case _:
-                return "docker.enabled is false"
+            case ExecutionMode.DOCKER | ExecutionMode.PODMAN:
+                return f"{mode}.enabled is false"
+            case ExecutionMode.AUTO:
+                return "docker.enabled and podman.enabled are false"
+
+
+def _why(report: EngineReport) -> str:
+    """Why an engine is not used, in one line that names it."""
+    name, reason = report.facts.name, report.reason
+    return reason if reason.startswith(name) else f"{name}: {reason}"

@@ -89,7 +89,7 @@ class EngineCare:
         state = self._engines.state(now=True)
         if state.usable != self.facts.state.usable or state.name != self.facts.state.name:
             log.info("engine.seen name=%s usable=%s why=%s", state.name, state.usable, state.reason)
-        images = tuple(sorted(self._engines.runtime().images.tags())) if state.usable else ()
+        images = tuple(sorted(self._engines.runtime().images.tags())) if state.available else ()
         self.facts = EngineFacts(state=state, images=images)
         return self.facts
 
@@ -138,7 +138,7 @@ class EngineCare:
                 return
 
     def _round(self, now: float) -> None:
-        if not self.look().state.usable:
+        if not self.look().state.available:
             return
         if now >= self._preload_at and not self._preloading.is_alive():
             self._preloading = threading.Thread(target=self._preload, name="preload", daemon=True)

@@ -5,6 +5,8 @@ Each is imported when it is first asked for: none may cost a host that does not 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +41,41 @@ def engine_runtime(
     Raises:
         ConfigError: there is no such engine, it is switched off, or its file of logins is wrong.
     """
-    if name != "docker":
-        raise ConfigError(f"no container engine is called {name!r}; there are: docker")
-    if not config.docker.enabled:
-        raise ConfigError("docker.enabled is false: this node uses no Docker")
-    from worker.runtimes.docker import docker_runtime
     from worker.runtimes.engine.settings import EngineSettings
 
-    return docker_runtime(
-        EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after),
-        zygote=zygote,
-    )
+    match name:
+        case "docker":
+            if not config.docker.enabled:
+                raise ConfigError("docker.enabled is false: this node uses no Docker")
+            from worker.runtimes.docker import docker_runtime
+
+            return docker_runtime(
+                EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after),
+                zygote=zygote,
+            )
+        case "podman":
+            if not config.podman.enabled:
+                raise ConfigError("podman.enabled is false: this node uses no Podman")
+            from worker.runtimes.podman import podman_runtime
+
+            podman = config.podman
+            return podman_runtime(
+                EngineSettings.of(
+                    config,
+                    socket=podman.socket or users_podman_socket(os.environ),
+                    abandon_after=abandon_after,
+                    runtime=podman.runtime,
+                    accept_unenforced=podman.accept_unenforced,
+                ),
+                zygote=zygote,
+            )
+        case _:
+            raise ConfigError(f"no container engine is called {name!r}; there are: docker, podman")
+
+
+def users_podman_socket(env: Mapping[str, str]) -> Path:
+    """Where the Podman service of the node's user listens."""
+    if os.geteuid() == 0:
+        return Path("/run/podman/podman.sock")
+    runtime = env.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    return Path(runtime) / "podman" / "podman.sock"

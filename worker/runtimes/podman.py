@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.keeper.zygote import Zygote
+from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.dialect import PODMAN
 from worker.runtimes.engine.errors import SandboxUnavailable
 from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.runtimes.engine.settings import EngineSettings
 from worker.sandbox import libpod
+from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.readback import Finding
 from worker.sandbox.standins import CPU, LIMITS, MEMORY, PIDS, Shortfall, kernel_version
 
@@ -77,6 +79,22 @@ class PodmanMaking:
 
     def shortfall(self) -> Shortfall:
         return shortfall(self.info(), platform.release(), pins=bool(self.seccomp()))
+
+    def facts(self, version: Version, loosened: tuple[str, ...]) -> EngineFacts:
+        info = self.info()
+        host = info.get("host") or {}
+        runtime = str((host.get("ociRuntime") or {}).get("version") or "").partition("\n")[0]
+        return EngineFacts(
+            name="podman",
+            version=version.engine,
+            runtime=runtime.replace(" version ", " "),
+            toolkit=_cdi(),
+            rootless=bool((host.get("security") or {}).get("rootless")),
+            cgroup_version=2 if host.get("cgroupVersion") == "v2" else 1,
+            storage=str((info.get("store") or {}).get("graphDriverName") or ""),
+            why_ignored=self.shortfall().why,
+            loosened=loosened,
+        )
 
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "HostConfig": {**config["HostConfig"], "UsernsMode": _KEEP_ID}}
@@ -197,3 +215,10 @@ def _kept(place: Path, text: str) -> Path:
         partial.write_text(text)
         partial.replace(path)
     return path
+
+
+def _cdi() -> str:
+    """What tells Podman of NVIDIA devices; the runtimes that it lists need not be there."""
+    places = (Path(place) for place in ("/etc/cdi", "/var/run/cdi"))
+    found = [path for place in places if place.is_dir() for path in place.glob("*nvidia*")]
+    return f"CDI {found[0]}" if found else ""

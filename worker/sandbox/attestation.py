@@ -31,6 +31,12 @@ _DETAILS: Final = (
     ("open files", ("nofile", "core")),
 )
 """Each promise, and which findings on the host it rests on."""
+_LOOSENED: Final = {
+    "network": "no_network",
+    "capabilities": "drop_capabilities",
+    "read-only root": "read_only_root",
+}
+"""Promises that an operator may take back, by the key of ``docker.security``."""
 DEVICES: Final = "devices"
 """… but for this one, of which the inside tells."""
 _OWN_DEVICES: Final = frozenset(
@@ -215,6 +221,9 @@ def _promise(
     probed: Probed,
     accepted: frozenset[str],
 ) -> Promise:
+    if _LOOSENED.get(name) in facts.loosened:
+        why = f"docker.security.{_LOOSENED[name]} is false"
+        return Promise(name=name, keeping=Keeping.ACCEPTED, seen="", why=why)
     inside = _contradiction(name, probed, {one.keeping for one in details})
     text = ", ".join(f"{one.item} {one.seen}".replace("\t", " ").strip() for one in details)
     bad = [str(one) for one in details if not one.good]
@@ -400,10 +409,10 @@ def _version(text: str) -> tuple[int, int, int] | None:
 
 
 def to_json(report: EngineReport) -> dict[str, Any]:
-    """What `from_json` reads, and what ``cyxwiz doctor --json`` shows."""
+    """For people and programs: ``cyxwiz doctor --json``."""
     facts = report.facts
     return {
-        "facts": {name: getattr(facts, name) for name in EngineFacts.__dataclass_fields__},
+        "engine": {name: getattr(facts, name) for name in EngineFacts.__dataclass_fields__},
         "available": report.available,
         "usable": report.usable,
         "level": report.level.name.lower(),
@@ -418,17 +427,11 @@ def to_json(report: EngineReport) -> dict[str, Any]:
     }
 
 
-def from_json(content: Mapping[str, Any]) -> EngineReport:
-    """Raises KeyError, TypeError, ValueError: it is of another form."""
-    facts = {**content["facts"], "loosened": tuple(content["facts"]["loosened"])}
-    return EngineReport(
-        facts=EngineFacts(**facts),
-        available=bool(content["available"]),
-        reason=str(content["reason"]),
-        todo=str(content["todo"]),
-        promises=tuple(
-            Promise(**{**one, "keeping": Keeping(one["keeping"])}) for one in content["promises"]
-        ),
-        images=tuple(content["images"]),
-        warnings=tuple(content["warnings"]),
-    )
+def probed_from(content: Mapping[str, Any]) -> Probed:
+    """What `dataclasses.asdict` made of one. Raises KeyError, TypeError: it is of another form."""
+    inside: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in content["inside"].items()
+    }
+    findings = tuple(Finding(**one) for one in content["findings"])
+    return Probed(**{**content, "findings": findings, "inside": Inside(**inside)})

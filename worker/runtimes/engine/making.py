@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.manager import ContainerManager
+from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.readback import Finding, compare
 from worker.sandbox.standins import Shortfall
 
@@ -27,6 +29,10 @@ class Making(Protocol):
 
     def shortfall(self) -> Shortfall:
         """What the engine does not do on this host. Raises EngineError."""
+        ...
+
+    def facts(self, version: Version, loosened: tuple[str, ...]) -> EngineFacts:
+        """What it is, without a probe. Raises EngineError."""
         ...
 
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +61,20 @@ class DockerMaking:
     def shortfall(self) -> Shortfall:
         return Shortfall()
 
+    def facts(self, version: Version, loosened: tuple[str, ...]) -> EngineFacts:
+        info = self._manager.info()
+        options = map(str, info.get("SecurityOptions") or ())
+        return EngineFacts(
+            name="docker",
+            version=version.engine,
+            runtime=f"{info.get('DefaultRuntime') or ''} {_first(version, 'runc')}".strip(),
+            toolkit="registered" if self._manager.has_toolkit() else "",
+            rootless=any("name=rootless" in one for one in options),
+            cgroup_version=int(info.get("CgroupVersion") or 1),
+            storage=str(info.get("Driver") or ""),
+            loosened=loosened,
+        )
+
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
 
@@ -63,3 +83,8 @@ class DockerMaking:
 
     def read_back(self, container: str, asked: Mapping[str, Any]) -> list[Finding]:
         return compare(asked, self._manager.inspect(container))
+
+
+def _first(version: Version, part: str) -> str:
+    """The version of a part; only its first word: what follows is for people."""
+    return (version.components.get(part) or "").partition("\n")[0].strip()

@@ -8,10 +8,10 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tasks.errors import CyxWizError
 from worker.keeper.zygote import Zygote
@@ -20,7 +20,6 @@ from worker.runtimes.base import Chunk, Handle
 from worker.runtimes.engine.errors import ImageForbidden, ImageUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
-from worker.runtimes.engine.settings import EngineSettings
 from worker.sandbox.attestation import Inside, Probed
 from worker.sandbox.profile import LEAST_PIDS
 from worker.sandbox.standins import CPU, LIMITS, MEMORY, PIDS
@@ -32,23 +31,20 @@ _LIMITS: Final = Limits(
 )
 _PROGRAM: Final = Path(__file__).with_name("probe_program.py")
 _LOOKED_AT: Final = 0.5
+"""Seconds before the program begins: the host's look comes first."""
 
 
 def probe(
-    make: Callable[[EngineSettings, Zygote], EngineRuntime],
-    settings: EngineSettings,
-    images: Iterable[str],
-    *,
-    within: float = WITHIN_S,
+    engine: EngineRuntime, images: Iterable[str], place: Path, *, within: float = WITHIN_S
 ) -> Probed:
-    """Run one in the engine of ``settings``, which is not changed by it; nothing is left.
+    """Run one as ``engine`` would run a job; nothing is left. ``place``: a directory of the node's.
 
     ``images``: to be tried in this order, as the node's allow-list has them: the first that is
     there, and has a Python, is taken. Never raises: what goes wrong is told by `Probed.error`.
     """
     found: list[Probed] = []
     worker = threading.Thread(
-        target=lambda: found.append(_probe(make, settings, list(images), within)),
+        target=lambda: found.append(_probe(engine, list(images), place, within)),
         name="probe",
         daemon=True,  # an engine that never answers must not hold up the end of the node
     )
@@ -57,18 +53,13 @@ def probe(
     return found[0] if found else _nothing("", f"it did not end within {within:g} s")
 
 
-def _probe(
-    make: Callable[[EngineSettings, Zygote], EngineRuntime],
-    settings: EngineSettings,
-    images: list[str],
-    within: float,
-) -> Probed:
-    # a state of its own: neither this process's successor nor another's sweep takes it for a job
-    root = settings.state_root / "probes" / f"{os.getpid()}-{time.monotonic_ns()}"
-    inner = replace(settings, state_root=root, accept_unenforced=frozenset(LIMITS))
-    last = _nothing("", "there is no image that the node may use: none is here")
+def _probe(engine: EngineRuntime, images: list[str], place: Path, within: float) -> Probed:
+    # a state of its own: nobody's successor or sweep takes it for a job
+    root = place / "probes" / f"{os.getpid()}-{time.monotonic_ns()}"
+    settings = replace(engine.settings, state_root=root, accept_unenforced=frozenset(LIMITS))
+    last = _nothing("", "there is no image here that the node may use")
     try:
-        with Zygote() as zygote, contextlib.closing(make(inner, zygote)) as runtime:
+        with Zygote() as zygote, contextlib.closing(engine.another(settings, zygote)) as runtime:
             for image in images:
                 last = _try(runtime, image, root, within)
                 if not last.error:
@@ -109,11 +100,11 @@ def _plan(runtime: EngineRuntime, image: str, root: Path) -> LaunchPlan:
     attempt = AttemptId(job_id="probe", fence=1)
     # where it is known that nothing bounds it, it is not let loose on the host's memory
     memory = _LIMITS.memory_mb if MEMORY in runtime.capabilities().enforces else 0
-    wait = f"\nimport time; time.sleep({_LOOKED_AT})\n"  # to be looked at before it is over
-    source = wait + _PROGRAM.read_text(encoding="utf-8")
+    source = _PROGRAM.read_text(encoding="utf-8")
+    arguments = (_LIMITS.pids, memory, _LOOKED_AT)
     return LaunchPlan(
         attempt=attempt,
-        argv=("python3", "-I", "-S", "-c", source, str(_LIMITS.pids), str(memory)),
+        argv=("python3", "-I", "-S", "-c", source, *map(str, arguments)),
         env={},
         data=None,
         checkpoints=root / "checkpoints",
@@ -146,13 +137,12 @@ def _understood(said: bytes) -> Inside:
             told = json.loads(line)
             if isinstance(told, dict):
                 found.update(told)
-    known = {name: found[name] for name in Inside.__dataclass_fields__ if name in found}
-    return Inside(
-        **{  # type: ignore[arg-type]  # the program is ours, and says it in these types
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in known.items()
-        }
-    )
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if name in Inside.__dataclass_fields__
+    }
+    return Inside(**known)
 
 
 def _nothing(image: str, error: str) -> Probed:

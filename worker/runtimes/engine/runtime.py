@@ -46,6 +46,7 @@ from worker.runtimes.engine.settings import (
 )
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
 from worker.sandbox import evidence
+from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.options import container_config
 from worker.sandbox.readback import Finding, differences
 from worker.sandbox.standins import (
@@ -99,6 +100,23 @@ class EngineRuntime:
     def loosened(self) -> tuple[str, ...]:
         """Items of the sandbox that the operator has loosened."""
         return self._settings.profile.loosened
+
+    @property
+    def settings(self) -> EngineSettings:
+        return self._settings
+
+    def another(self, settings: EngineSettings, zygote: Zygote) -> EngineRuntime:
+        """A runtime of the same engine with other settings."""
+        making = type(self._making)
+        return EngineRuntime(self._dialect, settings, making=making, zygote=zygote)
+
+    def facts(self) -> EngineFacts:
+        """What the engine is, without a probe. Raises EngineError."""
+        return self._making.facts(self._client.version(), self.loosened)
+
+    def identity(self) -> str:
+        """Another text is another engine, or another version of it. Raises EngineMissing."""
+        return f"{self._settings.socket} {self._client.version().server}"
 
     def version(self) -> str:
         """The engine's. Raises EngineMissing."""
