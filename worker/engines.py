@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from worker.keeper.zygote import Zygote
     from worker.runtimes.engine.runtime import EngineRuntime
 
-__all__ = ["EngineState", "Engines", "SandboxLevel"]
+__all__ = ["EngineState", "Engines", "SandboxLevel", "allowed_engines", "engine_state"]
 
 _FRESH_S: Final = 2.0
 """So long an engine's word holds: jobs that follow each other closely ask it once."""
@@ -80,16 +81,16 @@ class Engines:
         Raises ConfigError: the node uses none.
         """
         with self._lock:
-            names = self._allowed()
+            names = allowed_engines(self._config)
             if not names:
-                raise ConfigError(self._why_none())
+                raise ConfigError(_why_none(self._config.execution.mode))
             seen = self._state.name
             return self._made(seen if seen in names else names[0])
 
     def recovering(self) -> list[Runtime]:
         """What finds attempts in containers again: nothing where the node uses no engine."""
         with self._lock:
-            return [self._made(name) for name in self._allowed()]
+            return [self._made(name) for name in allowed_engines(self._config)]
 
     def close(self) -> None:
         """Let go of what this object holds; attempts that run go on."""
@@ -98,19 +99,6 @@ class Engines:
                 made.close()
             self._runtimes.clear()
             self._until = 0.0
-
-    def _allowed(self) -> list[str]:
-        """The engines that the configuration names, or lets be used; the first where two are
-        alike."""
-        config = self._config
-        enabled = {"docker": config.docker.enabled, "podman": config.podman.enabled}
-        match config.execution.mode:
-            case ExecutionMode.NATIVE:
-                return []
-            case ExecutionMode.DOCKER | ExecutionMode.PODMAN as mode:
-                return [str(mode)] if enabled[str(mode)] else []
-            case ExecutionMode.AUTO:
-                return [name for name, fine in enabled.items() if fine]
 
     def _made(self, name: str) -> EngineRuntime:
         if name not in self._runtimes:
@@ -122,32 +110,52 @@ class Engines:
     def _ask(self) -> EngineState:
         """Of the best engine: the first that is whole is not looked past."""
         found: list[EngineReport] = []
-        for name in self._allowed():
+        for name in allowed_engines(self._config):
             found.append(self._attestor.report(self._made(name)))
             if found[-1].level is SandboxLevel.FULL:
                 break
-        if not found:
-            return EngineState(reason=self._why_none())
-        best = ExecutionCapabilities(engines=tuple(found)).best()
-        chosen = best or next((one for one in found if one.available), found[0])
-        return EngineState(
-            name=chosen.facts.name,
-            available=chosen.available,
-            usable=chosen.usable,
-            reason="" if best else "; ".join(_why(one) for one in found),
-            version=chosen.facts.version,
-            level=chosen.level,
-        )
+        return engine_state(self._config, found)
 
-    def _why_none(self) -> str:
-        mode = self._config.execution.mode
-        match mode:
-            case ExecutionMode.NATIVE:
-                return "execution.mode is native"
-            case ExecutionMode.DOCKER | ExecutionMode.PODMAN:
-                return f"{mode}.enabled is false"
-            case ExecutionMode.AUTO:
-                return "docker.enabled and podman.enabled are false"
+
+def allowed_engines(config: NodeConfig) -> list[str]:
+    """The engines that the configuration names, or lets be used; first the one that is preferred
+    where two are alike."""
+    enabled = {"docker": config.docker.enabled, "podman": config.podman.enabled}
+    match config.execution.mode:
+        case ExecutionMode.NATIVE:
+            return []
+        case ExecutionMode.DOCKER | ExecutionMode.PODMAN as mode:
+            return [str(mode)] if enabled[str(mode)] else []
+        case ExecutionMode.AUTO:
+            return [name for name, fine in enabled.items() if fine]
+
+
+def engine_state(config: NodeConfig, reports: Iterable[EngineReport]) -> EngineState:
+    """What the best of these engines is good for, of those that the configuration allows."""
+    allowed = allowed_engines(config)
+    found = [one for one in reports if one.facts.name in allowed]
+    if not found:
+        return EngineState(reason=_why_none(config.execution.mode))
+    best = ExecutionCapabilities(engines=tuple(found)).best()
+    chosen = best or next((one for one in found if one.available), found[0])
+    return EngineState(
+        name=chosen.facts.name,
+        available=chosen.available,
+        usable=chosen.usable,
+        reason="" if best else "; ".join(_why(one) for one in found),
+        version=chosen.facts.version,
+        level=chosen.level,
+    )
+
+
+def _why_none(mode: ExecutionMode) -> str:
+    match mode:
+        case ExecutionMode.NATIVE:
+            return "execution.mode is native"
+        case ExecutionMode.DOCKER | ExecutionMode.PODMAN:
+            return f"{mode}.enabled is false"
+        case ExecutionMode.AUTO:
+            return "docker.enabled and podman.enabled are false"
 
 
 def _why(report: EngineReport) -> str:

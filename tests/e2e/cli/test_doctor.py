@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,8 +32,49 @@ def test_doctor_says_what_can_run_here(cli: Cli) -> None:
     assert checks["native jobs"]["verdict"] == "ok"
     assert checks["redis"]["verdict"] == "ok"
     for check in found["checks"]:
-        assert set(check) == {"name", "verdict", "found", "why", "todo"}
+        assert set(check) == {"name", "verdict", "found", "why", "todo", "items"}
         assert (check["verdict"] == "ok") == (check["why"] == "" and check["todo"] == "")
+
+
+def test_doctor_tells_of_an_engine_promise_by_promise(cli: Cli, tmp_path: Path) -> None:
+    from tests.support import engine
+
+    env = {"CYXWIZ_DOCKER__SOCKET": str(engine.shared()), "CYXWIZ_PODMAN__ENABLED": "false"}
+    env |= {"CYXWIZ_NODE__STATE_DIR": str(tmp_path / "state")}
+    found = cli("doctor", "--json", "--probe", env=env).json
+    assert found["capabilities"]["max_sandbox_level"] == "full"
+    assert found["capabilities"]["docker_available"] is True
+    assert found["capabilities"]["podman_available"] is False
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["docker"]["verdict"] == "ok"
+    assert {item["keeping"] for item in checks["docker"]["items"]} == {"enforced"}
+    assert "podman.enabled is false" in checks["podman"]["why"]
+    assert "in containers of docker" in checks["policy"]["found"]
+    assert not (tmp_path / "state").exists(), "doctor leaves nothing"
+    table = cli("doctor", env=env).out
+    assert "memory" in table
+    assert "enforced: memory 134217728" in table
+
+
+def test_doctor_says_what_is_wrong_with_a_socket_that_is_no_engines(
+    cli: Cli, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=_hang_up, args=(listener,), daemon=True)
+        thread.start()
+        env = {"CYXWIZ_DOCKER__SOCKET": str(path), "CYXWIZ_EXECUTION__MODE": "docker"}
+        checks = {one["name"]: one for one in cli("doctor", "--json", env=env).json["checks"]}
+    assert checks["docker"]["verdict"] == "missing"
+    assert "no container engine" in checks["docker"]["why"]
+
+
+def _hang_up(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
 
 
 def test_doctor_ends_with_1_where_no_job_can_run(cli: Cli, tmp_path: Path) -> None:

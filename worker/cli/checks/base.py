@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from worker.config import NodeConfig
     from worker.engines import EngineState
+    from worker.sandbox.attestation import ExecutionCapabilities
 
 
 class Verdict(StrEnum):
@@ -36,6 +37,8 @@ class Check:
     """What follows from it; '' where all is well."""
     todo: str = ""
     """What to do about it; '' where nothing is to be done."""
+    items: tuple[Mapping[str, str], ...] = ()
+    """One by one, where it is made of several: the promises of an engine's sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +52,23 @@ class Situation:
     """From the command line."""
     env: Mapping[str, str] = field(default_factory=dict)
 
+    probe: bool = False
+    """Probe the engines, whatever is known of them."""
+    known: list[ExecutionCapabilities] = field(default_factory=list)
+
+    def capabilities(self) -> ExecutionCapabilities:
+        """What this host's engines are good for: probed once for all checks."""
+        from worker.attestor import capabilities
+
+        if not self.known:
+            self.known.append(capabilities(self.config, again=self.probe))
+        return self.known[0]
+
     def engine(self) -> EngineState:
         """What the node's container engine is good for now."""
-        from worker.engines import Engines
+        from worker.engines import engine_state
 
-        engines = Engines(self.config, abandon_after=0.0)
-        try:
-            return engines.state()
-        finally:
-            engines.close()
+        return engine_state(self.config, self.capabilities().engines)
 
 
 def ok(name: str, found: str) -> Check:

@@ -1,19 +1,15 @@
-"""Container engines: what answers on their sockets. Asks, starts nothing."""
+"""Container engines: what answers on their sockets, and what a probe has shown of it."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import shutil
-import socket
 import subprocess
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from worker.cli.checks.base import Check, Situation, missing, ok
+from worker.cli.checks.base import Check, Situation, Verdict, missing
+from worker.runtimes import users_podman_socket
 
-_WITHIN_S: Final = 3.0
 _ONLY: Final = "jobs cannot run in containers here; native jobs do not need one"
 
 
@@ -35,23 +31,14 @@ def check_docker(situation: Situation) -> Check:
             if installed
             else "install the Docker Engine, or set docker.socket to where its socket is",
         )
-    try:
-        version, info = _ask(path, "/version"), _ask(path, "/info")
-    except PermissionError:
+    if not os.access(path, os.R_OK | os.W_OK):
         return missing(
             name,
             f"{path}: permission denied",
             why=_ONLY,
             todo="run the node as a user of the socket's group (docker): that is as good as root",
         )
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return missing(
-            name,
-            f"{path}: {error}",
-            why=_ONLY,
-            todo="see that the Docker Engine runs: `docker info` says more",
-        )
-    return ok(name, _described(version, info))
+    return _judged(situation, name)
 
 
 def check_podman(situation: Situation) -> Check:
@@ -70,7 +57,7 @@ def check_podman(situation: Situation) -> Check:
             why=_ONLY,
             todo="install podman (Debian: apt-get install podman uidmap slirp4netns)",
         )
-    path = podman.socket or _users_socket(situation)
+    path = podman.socket or users_podman_socket(situation.env)
     version = _program_version(program)
     if not path.exists():
         return missing(
@@ -79,22 +66,40 @@ def check_podman(situation: Situation) -> Check:
             why=_ONLY,
             todo="systemctl --user enable --now podman.socket, or set podman.socket",
         )
-    try:
-        return ok(name, _described(_ask(path, "/version"), _ask(path, "/info")))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return missing(
-            name,
-            f"{version}; {path}: {error}",
-            why=_ONLY,
-            todo="see that the service runs: `podman --remote info` says more",
-        )
+    return _judged(situation, name)
 
 
-def _users_socket(situation: Situation) -> Path:
-    if os.geteuid() == 0:
-        return Path("/run/podman/podman.sock")
-    runtime = situation.env.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return Path(runtime) / "podman/podman.sock"
+def _judged(situation: Situation, name: str) -> Check:
+    """What a probe has shown."""
+    report = situation.capabilities().engine(name)
+    assert report is not None  # noqa: S101 - there is one of each engine
+    if not report.available:
+        return missing(name, "not usable", why=f"{report.reason}; {_ONLY}", todo=report.todo)
+    facts = report.facts
+    parts = [
+        f"{facts.version}{', rootless' if facts.rootless else ''}",
+        f"level {report.level.name.lower()}",
+        f"cgroup v{facts.cgroup_version}",
+        facts.runtime,
+        f"storage {facts.storage}",
+    ]
+    found = ", ".join(filter(None, parts))
+    items = tuple(
+        {field: str(getattr(one, field)) for field in ("name", "keeping", "seen", "why", "todo")}
+        for one in report.promises
+    )
+    warned = "; ".join(report.warnings)
+    if report.usable:
+        said = f"{found}; warning: {warned}" if warned else found
+        return Check(name=name, verdict=Verdict.OK, found=said, items=items)
+    return Check(
+        name=name,
+        verdict=Verdict.MISSING,
+        found=found,
+        why="; ".join(filter(None, (report.reason, warned))),
+        todo=report.todo,
+        items=items,
+    )
 
 
 def _program_version(program: str) -> str:
@@ -105,43 +110,3 @@ def _program_version(program: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{program}: {error}"
     return done.stdout.strip() or done.stderr.strip()[-200:]
-
-
-def _described(version: dict[str, Any], info: dict[str, Any]) -> str:
-    runtimes = ", ".join(sorted(info.get("Runtimes") or ())) or "unknown"
-    options = info.get("SecurityOptions") or ()
-    rootless = ", rootless" if any("rootless" in str(option) for option in options) else ""
-    return (
-        f"{version.get('Version', '?')} (API {version.get('ApiVersion', '?')}{rootless}), "
-        f"cgroup v{info.get('CgroupVersion', '1')}, runtimes {runtimes}"
-    )
-
-
-class _Unix(http.client.HTTPConnection):
-    """HTTP through a Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_WITHIN_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_WITHIN_S)
-        self.sock.connect(str(self._path))
-
-
-def _ask(path: Path, what: str) -> dict[str, Any]:
-    """The engine's answer. Raises OSError, HTTPException, ValueError."""
-    connection = _Unix(path)
-    try:
-        connection.request("GET", what)
-        answer = connection.getresponse()
-        body = answer.read(1 << 20)
-        if answer.status != http.client.OK:
-            raise ValueError(f"{what}: HTTP {answer.status}")
-        found = json.loads(body)
-        if not isinstance(found, dict):
-            raise ValueError(f"{what}: no JSON object")
-        return found
-    finally:
-        connection.close()

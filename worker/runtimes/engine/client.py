@@ -164,7 +164,7 @@ class EngineClient:
                     f"user {os.geteuid()} may not use it: add the node's user to the socket's "
                     "group (for Docker's: usermod -aG docker USER, and log in anew)"
                 )
-            case ConnectionResetError():
+            case ConnectionResetError() | BrokenPipeError():
                 why = "what listens there is no container engine"
             case ConnectionRefusedError():
                 why = "nobody listens there: the engine is not running"
