@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -98,14 +98,6 @@ class DockerSection(Section):
         return self
 
 
-class Unenforced(StrEnum):
-    """Limits that an operator may go without where Podman does not keep them."""
-
-    MEMORY = "memory"
-    PIDS = "pids"
-    CPU = "cpu"
-
-
 class PodmanSection(Section):
     """Rootless Podman of the node's own user; its storage driver is left to Podman."""
 
@@ -118,7 +110,7 @@ class PodmanSection(Section):
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
         description="the name of an OCI runtime, such as runc; left out: Podman's own choice",
     )
-    accept_unenforced: tuple[Unenforced, ...] = Field(
+    accept_unenforced: tuple[Literal["memory", "pids", "cpu"], ...] = Field(
         (),
         strict=False,
         description="a list of memory, pids and cpu: limits that jobs go without where Podman "

@@ -71,6 +71,14 @@ class Engines:
                 self._until = time.monotonic() + _FRESH_S
             return self._state
 
+    def configure(self, config: NodeConfig) -> None:
+        """From now on, an engine as this has it; attempts that run go on."""
+        self.close()
+        with self._lock:
+            self._config = config
+            self._attestor = Attestor(config)
+            self._state = EngineState()
+
     def doubt(self) -> None:
         """Something went wrong with it: the next `state` asks."""
         self._until = 0.0
@@ -142,10 +150,18 @@ def engine_state(config: NodeConfig, reports: Iterable[EngineReport]) -> EngineS
         name=chosen.facts.name,
         available=chosen.available,
         usable=chosen.usable,
-        reason="" if best else "; ".join(_why(one) for one in found),
+        reason="" if best else "; ".join([*_switched_off(config), *map(_why, found)]),
         version=chosen.facts.version,
         level=chosen.level,
     )
+
+
+def _switched_off(config: NodeConfig) -> list[str]:
+    """What an ``auto`` node might use, and may not."""
+    if config.execution.mode is not ExecutionMode.AUTO:
+        return []
+    enabled = {"docker": config.docker.enabled, "podman": config.podman.enabled}
+    return [f"{name}.enabled is false" for name, fine in enabled.items() if not fine]
 
 
 def _why_none(mode: ExecutionMode) -> str:

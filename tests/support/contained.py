@@ -75,6 +75,13 @@ class Contained:
         found: dict[str, Any] = self.raw.inspect_container(running()[0]["Id"])
         return found
 
+    def deliver(self, job: AsyncResult) -> None:
+        """Put the job's message where the node reads whatever it offers: its own queue."""
+        records = self.cluster.app.records
+        raw = records.client.hget(records.keys.job(job.id), "message")
+        assert isinstance(raw, str)
+        records.client.lpush(records.keys.message_list("to.node-a", 0), raw)
+
     def wait_clean(self) -> None:
         """Nothing of any attempt is left, on the node or in the engine."""
         self.cluster.wait_clean()

@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "keys": "worker.cli.keys:keys",
     "acl": "worker.cli.acl:acl",
     "audit": "worker.cli.audit:audit",
+    "mode": "worker.cli.mode:mode",
     "doctor": "worker.cli.doctor:doctor",
     "demo": "worker.cli.demo:demo",
 }

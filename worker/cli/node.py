@@ -49,9 +49,10 @@ def node(
     """Run a node: take jobs from Redis and run them, until stopped.
 
     SIGTERM or Ctrl-C ends it once the jobs in progress have ended; a second one hands them back
-    to the queue; a third one kills. `cyxwiz node stop` ends it and lets its jobs go on until it is
-    started again. Ends with 3 if the configuration is wrong, 6 if another node
-    has the state directory or the name, 9 where no node can run (on Windows use WSL2).
+    to the queue; a third one kills. SIGHUP has it read its configuration again. `cyxwiz node stop`
+    ends it and lets its jobs go on until it is started again. Ends with 3 if the configuration is
+    wrong, 6 if another node has the state directory or the name, 9 where no node can run (on
+    Windows use WSL2).
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -69,7 +70,14 @@ def node(
     if config_path is None and DEFAULT_PATH.exists():
         config_path = DEFAULT_PATH
     with _redis(config, config_path, redis_url) as settings:
-        sys.exit(Agent(config, settings, config_path=config_path, drain=drain).run())
+        agent = Agent(
+            config,
+            settings,
+            config_path=config_path,
+            drain=drain,
+            reread=lambda: load(config_path, os.environ),
+        )
+        sys.exit(agent.run())
 
 
 node.add_command(stop)

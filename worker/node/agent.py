@@ -17,12 +17,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 import redis
 
+from tasks.errors import ConfigError
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform
 from worker.devices import leases
@@ -48,6 +50,7 @@ from worker.node.registry import (
     SlotEntry,
     usable_cores,
 )
+from worker.node.reload import reloaded
 from worker.node.restarts import RestartPolicy
 from worker.node.services import cluster_services
 from worker.node.slot_worker import SlotWorker, WorkerState
@@ -95,6 +98,7 @@ class Agent:
         kill_after: float = 15.0,
         restarts: RestartPolicy | None = None,
         services: Callable[[NodeIdentity], Sequence[Service]] | None = None,
+        reread: Callable[[], NodeConfig] | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """
@@ -105,6 +109,7 @@ class Agent:
         ``drain``: seconds that jobs in progress have at a stop; None: as long as they take.
         ``kill_after``: seconds that a slot worker has to hand its job back.
         ``services``: made once the node has its identity (default: `cluster_services`).
+        ``reread``: reads the configuration again; None: a SIGHUP changes nothing.
         ``say``: takes the lines for people (default: stdout).
         """
         self._config = config
@@ -141,6 +146,8 @@ class Agent:
         self._state = NodeState.STARTING
         self._ready = threading.Event()
         self._bell = StopBell()
+        self._reread = reread
+        self._reloads = 0
         self._obeyed = 0
         self._left = False
         self._drain_until: float | None = None
@@ -242,6 +249,7 @@ class Agent:
         while True:
             now = time.monotonic()
             self._obey(now)
+            self._reload()
             self._heed(now)
             self._shape(now)
             for worker in self._workers:
@@ -290,6 +298,26 @@ class Agent:
         systemd.notify("STOPPING=1")
         for worker in self._workers:
             worker.leave(now, away)
+
+    def _reload(self) -> None:
+        """Take up a configuration that was changed: slots end their job first, and read the queues
+        that are theirs by it."""
+        asked, self._reloads = self._bell.reloads - self._reloads, self._bell.reloads
+        if not asked or self._obeyed or self._reread is None:
+            return
+        try:
+            config = reloaded(self._config, self._reread)
+        except ConfigError as error:
+            event("node.reload_refused", level=logging.ERROR, error=str(error))
+            self._say(f"the configuration was not taken up, and the old one holds: {error}")
+            return
+        self._config = config
+        self._care.configure(config)
+        self._launch = replace(self._launch, digest=digest_of(config, self._settings))
+        for worker in self._workers:
+            worker.renew(self._launch)
+        event("node.reloaded", mode=str(config.execution.mode))
+        self._say(f"configuration read again: mode {config.execution.mode}")
 
     def _heed(self, now: float) -> None:
         """Do what is asked of the node from elsewhere, but for a stop."""

@@ -78,6 +78,12 @@ class EngineCare:
         """Begin."""
         self._thread.start()
 
+    def configure(self, config: NodeConfig) -> None:
+        """From now on, as this has it."""
+        self._config = config
+        self._engines.configure(config)
+        self._preloading = None  # other images may be wanted now
+
     def stop(self) -> None:
         """End; a pull that is under way is left to the engine. Safe to call twice."""
         self._stop.set()

@@ -134,6 +134,15 @@ class SlotWorker:
                 return self._kill_at
         return None
 
+    def renew(self, launch: Launch) -> None:
+        """Start it in this way from now on; one that was started otherwise ends after the job in
+        progress, and is replaced."""
+        outdated = launch.digest != self._launch.digest
+        self._launch = launch
+        if outdated and self._state in (WorkerState.STARTING, WorkerState.READY):
+            event("slot.outdated", slot=self.slot.name, pid=self.pid)
+            self._signal(WorkerState.DRAINING, signal.SIGTERM)
+
     # --- stop; each is stronger than the one before, and may be called again
 
     def drain(self) -> None:

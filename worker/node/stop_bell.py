@@ -1,7 +1,8 @@
-"""Counts the requests to stop, from signals and threads alike, and wakes the loop that obeys.
+"""Counts the requests to stop and to read the configuration again, from signals and threads alike,
+and wakes the loop that obeys.
 
-SIGTERM, SIGINT and SIGHUP are one request each, SIGQUIT is two at once, and SIGUSR1 asks to stop
-and leave the jobs in progress running.
+SIGTERM and SIGINT are one request to stop each, SIGQUIT is two at once, and SIGUSR1 asks to stop
+and leave the jobs in progress running. SIGHUP asks to read the configuration again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _SIGNALS: Final = (
 
 
 class StopBell:
-    """Rung by SIGTERM, SIGINT and SIGHUP while entered in the main thread, or by `ring`.
+    """Rung by SIGTERM and SIGINT while entered in the main thread, or by `ring`; SIGHUP is counted
+    apart.
 
     The interpreter itself writes to the pipe as a signal arrives (`signal.set_wakeup_fd`). A
     handler alone would not do: it runs between two instructions, so one for a signal that comes
@@ -32,6 +34,7 @@ class StopBell:
         self._wakes_before: int | None = None
         self._rings = 0
         self._leaves = False
+        self._reloads = 0
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -47,6 +50,16 @@ class StopBell:
     def leave(self) -> None:
         """Ask to stop and leave the jobs in progress. From any thread."""
         self._leaves = True
+        self.nudge()
+
+    @property
+    def reloads(self) -> int:
+        """How often the configuration was to be read again."""
+        return self._reloads
+
+    def reload(self) -> None:
+        """From any thread, and from a signal handler."""
+        self._reloads += 1
         self.nudge()
 
     def ring(self) -> None:
@@ -82,6 +95,9 @@ class StopBell:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self.leave()
+            return
+        if number == signal.SIGHUP:
+            self.reload()
             return
         for _ in range(2 if number == signal.SIGQUIT else 1):
             self.ring()

@@ -223,12 +223,12 @@ def test_without_an_engine_a_node_reads_no_queue_and_a_forced_job_comes_to_nothi
     job = node.cluster.command("print(1)")
     assert node.cluster.record(job).state is JobState.QUEUED
     forced = node.cluster.app.records
-    _deliver(node, job)
+    node.deliver(job)
     wait_until(lambda: forced.get(job.id).reason == "sandbox_unavailable", what="it is handed back")
     assert forced.get(job.id).state is JobState.QUEUED
     assert "there is no such socket" in forced.get(job.id).message
     forced.client.hdel(forced.keys.job(job.id), "avoid:node-a")  # as 30 s later
-    _deliver(node, job)
+    node.deliver(job)
     with pytest.raises(JobRejected, match="sandbox_unavailable"):
         job.get(timeout=30)
 
@@ -282,11 +282,3 @@ def test_a_default_of_0_is_the_cap(start_contained: Start) -> None:
     assert (host["Memory"], host["PidsLimit"]) == (256 << 20, 70)
     traced.go()
     node.wait_clean()
-
-
-def _deliver(node: Contained, job: AsyncResult) -> None:
-    """Put the job's message where the node reads whatever it offers: its own queue."""
-    records = node.cluster.app.records
-    raw = records.client.hget(records.keys.job(job.id), "message")
-    assert isinstance(raw, str)
-    records.client.lpush(records.keys.message_list("to.node-a", 0), raw)
