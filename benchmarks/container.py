@@ -5,7 +5,9 @@ end, removal) against docker-py's create + attach + start + wait + remove with t
 after the other and two at once; lines/s of a job that prints as fast as it can against docker-py's
 attach; and the training loop of the digits in the executor image against the same natively.
 
-Needs root and dockerd: it runs on a private engine with a base made of this host's Python.
+Needs root and dockerd: it runs on a private engine with a base made of this host's Python. An
+ordinary user's run measures the turn on a rootless Podman of its own instead, beside the same calls
+of Podman's API and nothing more.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.report import Measure, Report
 from tests.integration.engine.jobs import Jobs
-from tests.support import dockerd, engine
+from tests.support import dockerd, engine, podman
 from tests.support.runtimes import hear, soon
 from worker.plan import LaunchPlan, Limits
 from worker.runtimes.base import Chunk
@@ -97,13 +99,15 @@ def bare(jobs: Jobs, raw: Any, source: str) -> float:
     return time.perf_counter() - began
 
 
-def turns(jobs: Jobs, raw: Any, at_once: int) -> tuple[float, float]:
+def turns(
+    jobs: Jobs, raw: Any, at_once: int, plain: Callable[[Jobs, Any, str], float] = bare
+) -> tuple[float, float]:
     """Median seconds of a turn of ours and of docker-py's, taken by turns."""
     source = "print(1)"
     taken: dict[str, list[float]] = {"ours": [], "bare": []}
     ways: dict[str, Callable[[], float]] = {
         "ours": lambda: ours(jobs, source),
-        "bare": lambda: bare(jobs, raw, source),
+        "bare": lambda: plain(jobs, raw, source),
     }
     with ThreadPoolExecutor(at_once) as pool:
         for _ in range(TURNS // at_once):
@@ -194,7 +198,47 @@ def train_natively(place: Path) -> float:
     return training_loop(done.stdout)
 
 
+def bare_podman(jobs: Jobs, raw: Any, source: str) -> float:
+    """Seconds for one turn of Podman's own calls."""
+    plan = jobs.plan(source, limits=LIMITS)
+    for directory in (plan.checkpoints, plan.output):
+        directory.mkdir(parents=True, exist_ok=True)
+    asked = jobs.runtime.asked(plan, jobs.runtime.images.present(plan.image or ""))
+    asked = jobs.runtime.making.asked(asked)
+    began = time.perf_counter()
+    made = jobs.runtime.making.create(f"bare-{plan.attempt.job_id}", asked)  # one call, no more
+    output = raw.attach(made, stream=True)
+    raw.start(made)
+    assert b"".join(output) == b"1\n"
+    raw.wait(made)
+    raw.remove_container(made, v=True, force=True)
+    return time.perf_counter() - began
+
+
+def measure_podman() -> Report:
+    why = podman.missing()
+    if why is not None:
+        sys.exit(f"container: {why}")
+    with tempfile.TemporaryDirectory(prefix="cyxb-") as place, podman.Podman() as started:
+        engine.import_base(started.socket)
+        jobs = Jobs(Path(place), started.socket, engine="podman")
+        raw = engine.raw(started.socket)
+        ours(jobs, "print(1)"), bare_podman(jobs, raw, "print(1)")  # warm both
+        alone, bare_alone = turns(jobs, raw, 1, bare_podman)
+        raw.close()
+        jobs.close()
+    return Report(
+        name="container",
+        figures={"turn on Podman, ms": alone * 1e3, "turn of Podman's calls, ms": bare_alone * 1e3},
+        measures=(
+            Measure(name="turn on Podman", ratio=alone / bare_alone, bound=1.25, at_most=True),
+        ),
+    )
+
+
 def measure() -> Report:
+    if os.geteuid() != 0:
+        return measure_podman()
     why = dockerd.missing()
     if why is not None:
         sys.exit(f"container: {why}")

@@ -83,7 +83,7 @@ class EngineRuntime:
         self._attempts = settings.state_root / ATTEMPTS
         self._client = EngineClient(settings.socket, dialect)
         self.manager = ContainerManager(self._client)
-        self._making = making(self.manager, settings.state_root / "engine")
+        self.making = making(self.manager, settings.state_root / "engine")
         puller = Puller(
             self._client,
             settings.state_root / "pulls",
@@ -107,12 +107,12 @@ class EngineRuntime:
 
     def another(self, settings: EngineSettings, zygote: Zygote) -> EngineRuntime:
         """A runtime of the same engine with other settings."""
-        making = type(self._making)
+        making = type(self.making)
         return EngineRuntime(self._dialect, settings, making=making, zygote=zygote)
 
     def facts(self) -> EngineFacts:
         """What the engine is, without a probe. Raises EngineError."""
-        return self._making.facts(self._client.version(), self.loosened)
+        return self.making.facts(self._client.version(), self.loosened)
 
     def identity(self) -> str:
         """Another text is another engine, or another version of it. Raises EngineMissing."""
@@ -138,7 +138,7 @@ class EngineRuntime:
         short = Shortfall()
         try:
             if not reason:
-                reason, short = self._making.unusable(), self._making.shortfall()
+                reason, short = self.making.unusable(), self.making.shortfall()
         except EngineError as error:
             reason = str(error)
         loose = {limit for limit in short.ignored if not short.stands_in(limit)}
@@ -247,7 +247,7 @@ class EngineRuntime:
 
     def _stand_ins(self, plan: LaunchPlan) -> StandIns:
         """What is done about limits that the engine does not keep."""
-        short = self._making.shortfall()
+        short = self.making.shortfall()
         stand = stand_ins(
             plan.limits, short, self._settings.accept_unenforced, gpu=bool(plan.grant.devices)
         )
@@ -313,11 +313,11 @@ class EngineRuntime:
         socket = str(self._settings.socket)
         keep = not self._settings.remove_containers
         containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
-        asked = with_rlimits(self._making.asked(self.asked(plan, image)), stand)
+        asked = with_rlimits(self.making.asked(self.asked(plan, image)), stand)
         container = self._create(name, asked)
-        from_engine = self._making.read_back(container, asked)
+        from_engine = self.making.read_back(container, asked)
         _refuse(from_engine, "the engine did not take")
-        short = self._making.shortfall()
+        short = self.making.shortfall()
         told: protocol.Container = {
             "socket": socket,
             "api": api,
@@ -385,10 +385,10 @@ class EngineRuntime:
     def _create(self, name: str, asked: dict[str, Any]) -> str:
         """Who has the attempt's lock owns its name: what a dead one left is in the way."""
         try:
-            return self._making.create(name, asked)
+            return self.making.create(name, asked)
         except Conflict:
             self.manager.remove(name)
-            return self._making.create(name, asked)
+            return self.making.create(name, asked)
 
     def _look(self, link: KeeperLink, asked: dict[str, Any], stand: StandIns) -> list[Finding]:
         """What the host shows; nothing of a container that has ended already.
