@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.errors import CyxWizError
+from tasks.errors import ConfigError, CyxWizError
 from worker.config import NodeConfig
 from worker.sandbox.attestation import (
     EngineFacts,
@@ -148,7 +148,12 @@ def capabilities(config: NodeConfig, *, again: bool = False) -> ExecutionCapabil
             why = f"{name}.enabled is false"
             found.append(EngineReport(facts=facts, reason=why, todo=todo))
             continue
-        runtime = engine_runtime(name, config, abandon_after=0.0)
+        try:
+            runtime = engine_runtime(name, config, abandon_after=0.0)
+        except ConfigError as error:  # its file of logins
+            facts = EngineFacts(name=name, version="")
+            found.append(EngineReport(facts=facts, reason=str(error), todo="mend that file"))
+            continue
         try:
             found.append(attestor.report(runtime, again=again))
         finally:

@@ -17,7 +17,7 @@ from worker.attestor import Attestor
 from worker.config import ExecutionMode, NodeConfig
 from worker.runtimes import engine_runtime
 from worker.runtimes.base import Runtime
-from worker.sandbox.attestation import EngineReport, ExecutionCapabilities
+from worker.sandbox.attestation import EngineFacts, EngineReport, ExecutionCapabilities
 from worker.sandbox.levels import SandboxLevel
 
 if TYPE_CHECKING:
@@ -119,7 +119,13 @@ class Engines:
         """Of the best engine: the first that is whole is not looked past."""
         found: list[EngineReport] = []
         for name in allowed_engines(self._config):
-            found.append(self._attestor.report(self._made(name)))
+            try:
+                runtime = self._made(name)
+            except ConfigError as error:  # its file of logins
+                facts = EngineFacts(name=name, version="")
+                found.append(EngineReport(facts=facts, reason=str(error)))
+                continue
+            found.append(self._attestor.report(runtime))
             if found[-1].level is SandboxLevel.FULL:
                 break
         return engine_state(self._config, found)

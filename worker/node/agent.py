@@ -123,7 +123,13 @@ class Agent:
         )
         self._devices = DeviceCare(config, self._paths)
         gpus = gpu_slots(config, self._devices.snapshot)
-        self._care = EngineCare(config, self._engines, self._paths, has_gpus=bool(gpus))
+        self._care = EngineCare(
+            config,
+            self._engines,
+            self._paths,
+            has_gpus=bool(gpus),
+            changed=lambda: self._bell.nudge(),
+        )
         self._leftovers = Leftovers(self._paths, self._engines.recovering)
         self._launch = Launch(
             command=command or celery_command(config.node.name),
@@ -148,6 +154,7 @@ class Agent:
         self._bell = StopBell()
         self._reread = reread
         self._reloads = 0
+        self._offered: tuple[str, bool] | None = None
         self._obeyed = 0
         self._left = False
         self._drain_until: float | None = None
@@ -250,6 +257,7 @@ class Agent:
             now = time.monotonic()
             self._obey(now)
             self._reload()
+            self._follow_engine()
             self._heed(now)
             self._shape(now)
             for worker in self._workers:
@@ -318,6 +326,24 @@ class Agent:
             worker.renew(self._launch)
         event("node.reloaded", mode=str(config.execution.mode))
         self._say(f"configuration read again: mode {config.execution.mode}")
+
+    def _follow_engine(self) -> None:
+        """Slots read what the node's engine is good for: where that has changed, they begin anew.
+
+        An engine that is away for a while changes nothing: its jobs are handed back meanwhile.
+        """
+        state = self._care.facts.state
+        offers = (state.name if state.available else "", state.usable)
+        if not state.name or self._obeyed or offers == self._offered:
+            return
+        before = self._offered
+        if before is not None and not state.available:
+            return
+        self._offered = offers
+        if before is not None and (before[1] or state.usable):
+            event("node.engine_changed", engine=state.name, usable=state.usable, why=state.reason)
+            for worker in self._workers:
+                worker.refresh()
 
     def _heed(self, now: float) -> None:
         """Do what is asked of the node from elsewhere, but for a stop."""

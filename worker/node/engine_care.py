@@ -9,7 +9,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -55,16 +55,19 @@ class EngineCare:
         tidy_every: float = 60.0,
         preload_again: float = 30.0,
         has_gpus: bool = False,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """``look_every``, ``tidy_every``: seconds. ``preload_again``: seconds until what could not
         be fetched ahead is tried again; each time twice as long, at most an hour. ``has_gpus``: a
-        slot of the node has; where none has, images for GPUs are not fetched ahead."""
+        slot of the node has; where none has, images for GPUs are not fetched ahead. ``changed``:
+        called, from the thread, when the engine is another one, or good for other things."""
         self._config = config
         self._engines = engines
         self._paths = paths
         self._look_every = look_every
         self._tidy_every = tidy_every
         self._has_gpus = has_gpus
+        self._changed = changed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._preloading = threading.Thread()
@@ -82,7 +85,7 @@ class EngineCare:
         """From now on, as this has it."""
         self._config = config
         self._engines.configure(config)
-        self._preloading = None  # other images may be wanted now
+        self._preload_at = 0.0  # other images may be wanted now
 
     def stop(self) -> None:
         """End; a pull that is under way is left to the engine. Safe to call twice."""
@@ -96,7 +99,9 @@ class EngineCare:
         if state.usable != self.facts.state.usable or state.name != self.facts.state.name:
             log.info("engine.seen name=%s usable=%s why=%s", state.name, state.usable, state.reason)
         images = tuple(sorted(self._engines.runtime().images.tags())) if state.available else ()
-        self.facts = EngineFacts(state=state, images=images)
+        before, self.facts = self.facts.state, EngineFacts(state=state, images=images)
+        if (before.name, before.usable) != (state.name, state.usable):
+            self._changed()
         return self.facts
 
     def tidy(self, now: float | None = None) -> None:

@@ -139,7 +139,12 @@ class SlotWorker:
         progress, and is replaced."""
         outdated = launch.digest != self._launch.digest
         self._launch = launch
-        if outdated and self._state in (WorkerState.STARTING, WorkerState.READY):
+        if outdated:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Have it ended after the job in progress, and replaced: what it reads is not right now."""
+        if self._state in (WorkerState.STARTING, WorkerState.READY):
             event("slot.outdated", slot=self.slot.name, pid=self.pid)
             self._signal(WorkerState.DRAINING, signal.SIGTERM)
 
