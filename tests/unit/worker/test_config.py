@@ -112,7 +112,12 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             },
             "cleanup": {"remove_containers": False, "keep_logs_hours": 0},
         },
-        "podman": {"enabled": False, "socket": "/p.sock"},
+        "podman": {
+            "enabled": False,
+            "socket": "/p.sock",
+            "runtime": "runc",
+            "accept_unenforced": ["memory", "cpu"],
+        },
         "gpu": {
             "allocation": "shared",
             "memory_limit_mb": 9,
