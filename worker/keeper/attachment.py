@@ -92,7 +92,8 @@ class Attachment:
                 self._retry(now)
 
     def next_due(self, now: float) -> float:
-        return self._retry_at if self.broken and self._exchange is None else math.inf
+        waits = self.broken and self._exchange is None and not self.over
+        return self._retry_at if waits else math.inf
 
     def declare(self) -> None:
         if self._exchange is not None:

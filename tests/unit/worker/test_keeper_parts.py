@@ -6,19 +6,42 @@ import math
 import os
 import resource
 import struct
+import time
 from pathlib import Path
 
 import pytest
 
 from worker.devices.leases import LeaseFile, held, read
 from worker.keeper import lock, procfs, protocol, watchdog
+from worker.keeper.attachment import Attachment
 from worker.keeper.job import affinity
 from worker.keeper.spool import Spool
 from worker.keeper.timers import Timers
 from worker.keeper.verdict import Usage, verdict
+from worker.keeper.watch import Watch
 from worker.keeper.watchdog import Rounds, Watchdog
 
 pytestmark = pytest.mark.unit
+
+
+class TestAttachment:
+    def test_output_of_an_engine_that_stays_away_is_given_up_and_nothing_is_due_then(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        spools = [Spool(), Spool()]
+        output = Attachment(str(tmp_path / "none.sock"), "/containers/x", spools, Watch())
+        output.hang_up()
+        output.finish()
+        for _ in range(1000):
+            due = output.next_due(now)
+            if due == math.inf:
+                break
+            now = max(now, due)
+            output.drain()
+        assert output.over
+        assert output.next_due(now) == math.inf, "a keeper would spin until it is told to end"
 
 
 class TestSpool:
