@@ -42,10 +42,9 @@ def test_killed_in_epoch_6_of_10(cluster: Cluster) -> None:
             epochs.setdefault(one.attempt, []).append(one.event.epoch)
             if one.event.epoch == 5 and not killed:  # the fifth is over: it is in the sixth
                 killed = True
-                # the program outlives its supervisor for a moment, and shall not go on meanwhile
-                for pid in cluster.node.job_pids():
-                    os.kill(pid, signal.SIGSTOP)
-                os.kill(cluster.node.pool_child(cluster.record(job).slot), signal.SIGKILL)
+                # the program dies with its keeper; with its supervisor alone it would go on
+                attempt = cluster.node.paths.attempts / f"{job.id}~1"
+                os.kill(cluster.node.keeper(attempt), signal.SIGKILL)
     assert sorted(epochs) == [1, 2]
     assert epochs[1][0] == 1
     assert epochs[1][-1] < 10

@@ -87,8 +87,13 @@ def settle(
             marker = str(directory.resolve())
             hunt = _Hunt(marker=marker, leases=paths, since=record.start if record else None)
             over = over and hunt.run(until)
+            blocking = hunt.blocked()
+            while over and blocking and time.monotonic() < until:
+                # the first thread of a process that dies is gone before the last lets go
+                time.sleep(_AGAIN)
+                over = hunt.run(until)
+                blocking = hunt.blocked()
             killed = hunt.killed
-            blocking = tuple(sorted(path for path in paths if hunt.blocks(path)))
         if over and not blocking:
             if record is not None:
                 remove_tree(record.scratch)
@@ -123,6 +128,7 @@ class _Hunt:
 
     def __init__(self, *, marker: str, leases: set[Path], since: int | None) -> None:
         self._marker = f"{protocol.MARKER}={marker}".encode()
+        self._paths = leases
         self._leases = {_identity(path) for path in leases} - {None}
         # What ran before the keeper did is no descendant of it: a slot worker that has not yet
         # closed its own copy of the grant is not to be killed for it.
@@ -139,6 +145,10 @@ class _Hunt:
                 return False
             time.sleep(_AGAIN)
         return True
+
+    def blocked(self) -> tuple[Path, ...]:
+        """The leases that are not to be granted."""
+        return tuple(sorted(path for path in self._paths if self.blocks(path)))
 
     def blocks(self, path: Path) -> bool:
         """Whether a lease is held by something that can only be a survivor out of reach.
