@@ -64,9 +64,11 @@ def cdi(tmp_path: Path) -> Iterator[None]:
         )
     spec = SPECS / f"cyxwiz-test-{os.getpid()}.json"
     content = {"cdiVersion": "0.3.0", "kind": "nvidia.com/gpu", "devices": devices}
-    spec.write_text(json.dumps(content))
-    yield
-    spec.unlink()
+    # two specs that name the same devices resolve none of them
+    with engine.locked(SPECS / ".cyxwiz-test.lock"):
+        spec.write_text(json.dumps(content))
+        yield
+        spec.unlink()
 
 
 @pytest.fixture
