@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-import redis
 
 from tasks import events
-from tasks.errors import LeaseLost
+from tasks.errors import BrokenRecord, LeaseLost
 from tasks.record import Lease, NotClaimed, Records, tagged
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
@@ -391,7 +390,7 @@ def test_an_end_of_which_a_step_fails_is_not_taken_for_done(records: Records) ->
     lease = claim(records, job_id)
     index = records.keys.by_state("succeeded")
     records.client.set(index, "no sorted set")
-    with pytest.raises(redis.ResponseError):
+    with pytest.raises(BrokenRecord):
         finish(records, lease, events.Succeeded())
     records.client.delete(index)
     assert not records.get(job_id).state.terminal
