@@ -82,7 +82,7 @@ def test_the_entry_says_what_the_node_offers_and_lives_by_its_ttl(
     enter()
     stored = json.loads(client.hget(KEYS.node("node-a"), "record") or "")
     assert stored["v"] == 1
-    assert stored["slots"] == [{"name": "cpu0", "kind": "cpu", "state": "ready"}]
+    assert stored["slots"] == [{"name": "cpu0", "kind": "cpu", "state": "ready", "devices": []}]
     assert stored["labels"] == {"site": "attic"}
     assert stored["sandbox_level"] == 0
     assert stored["docker_available"] is False

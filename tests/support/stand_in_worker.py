@@ -31,4 +31,6 @@ while "deaf" in modes or not asked:
     time.sleep(0.01)
 while signal.SIGQUIT not in asked and (slots / f"{slot}.job").exists():
     time.sleep(0.01)
-(slots / f"{slot}.last").write_text(signal.Signals(asked[-1]).name)
+# of two that came at once the lesser number is told first: the stronger one counts
+strongest = signal.SIGQUIT if signal.SIGQUIT in asked else asked[-1]
+(slots / f"{slot}.last").write_text(signal.Signals(strongest).name)

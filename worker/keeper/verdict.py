@@ -91,14 +91,16 @@ def container_verdict(
     killed = number == signal.SIGKILL and cause is None
     filled = bool(memory_mb) and peak_mb >= 0.99 * memory_mb
     flagged = bool(state and state.get("OOMKilled"))
+    counted = flagged or oom_kills > 0
     return {
         "code": code,
         "signal": number,
         "cause": cause,
-        "oom": cause == "memory" or flagged or oom_kills > 0 or (killed and filled),
+        "oom": cause == "memory" or counted or (killed and filled),
         "error": error,
         "cpu_seconds": cpu_seconds,
-        "max_rss_mb": peak_mb,
+        # what filled up between two looks was full when the kernel counted a kill
+        "max_rss_mb": max(peak_mb, memory_mb) if counted else peak_mb,
         "wall_seconds": wall_seconds,
     }
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.engine.jobs import Jobs
 from tests.support import dockerd, engine
-from tests.support.runtimes import hear, soon
+from tests.support.runtimes import ABANDON_AFTER, hear, soon
 from tests.support.waiting import wait_until
 from worker.keeper import lock
 from worker.keeper.settle import Settlement, settle
@@ -89,6 +89,7 @@ def test_a_slot_worker_that_is_killed_leaves_a_kept_attempt(jobs: Jobs) -> None:
     [handle] = jobs.runtime.recover()
     heard = hear(handle, until=lambda heard: len(heard.out) > 500)
     assert heard.out.startswith(b"0\n1\n2\n")
+    handle.beat(soon(ABANDON_AFTER))  # until its deadline a keeper expects somebody
     handle.detach()
     state = jobs.places.state / "attempts" / str(handle.attempt)
     wait_until(lambda: not lock.alive(state), timeout=20, what="the keeper has given up")

@@ -272,7 +272,12 @@ def test_the_place_in_the_line_is_by_priority_then_time(
     records: Records, enter: Node, cluster: Cluster
 ) -> None:
     enter("node-a")
-    order = [submit(records, priority=priority) for priority in ("low", "normal", "high", "normal")]
+    priorities = ("low", "normal", "high", "normal")
+    # of two that came within one millisecond the lesser id is first
+    order = [
+        submit(records, priority=one, job_id=f"job-{number}")
+        for number, one in enumerate(priorities)
+    ]
     last = submit(records, priority="critical")
     places = [cluster.explain(job_id).place for job_id in (*order, last)]
     assert places == [5, 3, 2, 4, 1]

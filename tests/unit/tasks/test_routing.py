@@ -50,12 +50,12 @@ def jobs(draw: st.DrawFn) -> JobConfig:
     name = "gpu_memory_mb" if device.is_gpu else "memory_mb"
     most = min(rungs(device, each)[-1] for each in SandboxClass)
     if draw(st.booleans()):
-        fields[name] = draw(st.integers(1, most))
+        fields[name] = draw(st.integers(1 if device.is_gpu else 16, most))
     if device.is_gpu:
         if draw(st.booleans()):
             fields["gpus"] = draw(st.integers(1, 8))
         if draw(st.booleans()):
-            fields["memory_mb"] = draw(st.integers(1, 2**20))
+            fields["memory_mb"] = draw(st.integers(16, 2**20))
     return job(**fields)
 
 

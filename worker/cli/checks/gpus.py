@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,12 +80,15 @@ def _pool(situation: Situation) -> PoolState:
 
     config = situation.config
     paths = NodePaths(state_dir=config.node.state_dir)
-    return DevicePool(
-        leases=paths.leases,
-        attempts=paths.attempts,
-        inventory=inventory(config),
-        rules=rules(config),
-    ).state()
+    with tempfile.TemporaryDirectory(prefix="cyxwiz-doctor-") as nowhere:
+        # where no node has been yet nobody holds anything, and nothing is to be left
+        leases = paths.leases if paths.leases.is_dir() else Path(nowhere)
+        return DevicePool(
+            leases=leases,
+            attempts=paths.attempts,
+            inventory=inventory(config),
+            rules=rules(config),
+        ).state()
 
 
 def _listed(found: Sequence[DeviceState]) -> str:
