@@ -80,7 +80,6 @@ class Run:
         self._delivery = delivery
         self._claim = claim
         self._sure = until_redis_answers
-        self._sure = until_redis_answers
         self._ending = Ending(parts.records, claim, parts.place.node, self._until_there_is_a_record)
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._audited = Audited(parts.audit, self._id, claim.attempt)

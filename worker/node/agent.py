@@ -126,7 +126,6 @@ class Agent:
         self._care = EngineCare(
             config,
             self._engines,
-            self._paths,
             has_gpus=bool(gpus),
             changed=lambda: self._bell.nudge(),
         )

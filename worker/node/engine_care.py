@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from tasks.errors import RuntimeUnavailable
 from worker.config import NodeConfig
 from worker.engines import Engines, EngineState
-from worker.node.paths import NodePaths
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime
@@ -49,7 +48,6 @@ class EngineCare:
         self,
         config: NodeConfig,
         engines: Engines,
-        paths: NodePaths,
         *,
         look_every: float = 10.0,
         tidy_every: float = 60.0,
@@ -63,7 +61,6 @@ class EngineCare:
         called, from the thread, when the engine is another one, or good for other things."""
         self._config = config
         self._engines = engines
-        self._paths = paths
         self._look_every = look_every
         self._tidy_every = tidy_every
         self._has_gpus = has_gpus

@@ -32,9 +32,8 @@ def config(root: Path, socket: Path, **sections: Any) -> NodeConfig:
 
 def care(root: Path, socket: Path, **sections: Any) -> EngineCare:
     made = config(root, socket, **sections)
-    paths = NodePaths(state_dir=made.node.state_dir)
-    paths.create()
-    return EngineCare(made, Engines(made, abandon_after=1), paths, look_every=0.05, tidy_every=0.05)
+    NodePaths(state_dir=made.node.state_dir).create()
+    return EngineCare(made, Engines(made, abandon_after=1), look_every=0.05, tidy_every=0.05)
 
 
 def test_it_knows_the_engine_and_its_images(tmp_path: Path, socket: Path) -> None:
