@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,23 @@ def redis_hub() -> Iterator[str]:
 
 
 @contextmanager
-def product_node(url: str, *, slots: int) -> Iterator[tuple[subprocess.Popen[bytes], Celery]]:
-    """``cyxwiz node`` with so many CPU slots, all ready; and an app that submits to it."""
+def product_node(
+    url: str, *, slots: int, name: str = "bench", timeouts: Mapping[str, float] | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], Celery]]:
+    """``cyxwiz node`` with so many CPU slots, all ready; and an app that submits to it.
+
+    ``timeouts``: that section of its configuration.
+    """
     with tempfile.TemporaryDirectory(prefix="cyxb-") as place:
         config = Path(place) / "server-node.yaml"
         config.write_text(
             json.dumps(  # JSON is YAML
                 {
                     "execution": {"mode": "native", "allow_untrusted_native": True},
-                    "node": {"name": "bench", "state_dir": f"{place}/state"},
+                    "node": {"name": name, "state_dir": f"{place}/state"},
                     "slots": {"cpu": slots},
                     "redis": {"url": url},
+                    "timeouts": dict(timeouts or {}),
                 }
             )
         )
@@ -50,6 +57,17 @@ def product_node(url: str, *, slots: int) -> Iterator[tuple[subprocess.Popen[byt
         with _running(command, Path(place) / "node.log", {}) as process:
             wait_for(lambda: (Path(place) / "node.log").read_text().count("node ready"), process)
             yield process, make_app(Settings(redis_url=url), include=())
+
+
+def lose(node: subprocess.Popen[bytes]) -> None:
+    """Kill every process of a `product_node`: its own, its workers', its keepers and jobs."""
+    assert isinstance(node.args, list)
+    place = str(Path(node.args[-1]).parent).encode()
+    node.kill()
+    for pid in procfs.pids():
+        if place in (procfs.read_bytes(f"/proc/{pid}/environ") or b""):
+            with suppress(ProcessLookupError):  # it went with another one
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager

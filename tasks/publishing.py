@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import redis
@@ -20,7 +22,7 @@ from kombu.exceptions import OperationalError
 from kombu.serialization import dumps
 
 from tasks import options
-from tasks.errors import InvalidJob
+from tasks.errors import InvalidJob, RedisUnavailable
 from tasks.job import JobConfig
 from tasks.messages import MOST_BYTES, VERSION, VERSION_HEADER
 from tasks.needs import needs_of
@@ -28,6 +30,8 @@ from tasks.record import Records
 from tasks.routing import route
 from tasks.settings import Settings, unavailable
 from tasks.transport import JobConnection
+
+log = logging.getLogger(__name__)
 
 TRAIN: Final = "tasks.train"
 """The task's name, for `app.send_task(TRAIN, [config])`."""
@@ -66,6 +70,8 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
 
 
 _AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
+_AGAIN_S: Final = 0.05
+_AGAIN_AT_MOST_S: Final = 2.0
 
 
 class reachable:  # noqa: N801 - a context manager, read as a word
@@ -98,6 +104,25 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
             return send(producer, name, message, **said)
 
         return send_task_message
+
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.surely(publish, *args, **kwargs)
+
+    def surely(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Publish what follows a job: the rest of its chain, a chord's body, callbacks.
+
+        The job has ended, and what follows it is published by nobody else; Celery would take a
+        refusal for the job's own failure. So it is tried for as long as Redis is away. A job that
+        was published before is the same job; another task may come twice.
+        """
+        again = _AGAIN_S
+        while True:
+            try:
+                return super()._retry_publish(publish, *args, **kwargs)
+            except (RedisUnavailable, *_AWAY) as error:
+                log.warning("publishing.put_off error=%s", error)
+            time.sleep(again)
+            again = min(again * 2, _AGAIN_AT_MOST_S)
 
     def _record(self, message: Any, said: dict[str, Any]) -> Any:
         """Write the job's record; return the message with the job's id in its configuration.

@@ -34,9 +34,12 @@ _T = TypeVar("_T")
 def told_with_result(request: Any) -> bool:
     """Whether Celery knows all of a task's end once its result is stored.
 
-    A chord counts its parts after that; and whoever ignores results has none stored.
+    A chord counts its parts after that, a chain fails after that, and error callbacks are called;
+    and whoever ignores results has none stored.
     """
-    return not (request is None or request.chord or getattr(request, "ignore_result", False))
+    if request is None or getattr(request, "ignore_result", False):
+        return False
+    return not (request.chord or request.chain or request.errbacks)
 
 
 class JobConsumer(ResultConsumer):  # type: ignore[misc]  # Celery has no type hints
@@ -136,6 +139,10 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
         """As sure as the result itself: else a chord would take an outage for a failure. It may
         be said twice."""
         super()._ensure_retryable(super().on_chord_part_return, *args, **kwargs)
+
+    def _call_task_errbacks(self, *args: Any) -> None:
+        """As sure as what follows a success."""
+        self.app.amqp.surely(super()._call_task_errbacks, *args)
 
     @contextmanager
     def waiting(self, timeout: float | None) -> Iterator[None]:

@@ -43,8 +43,10 @@ def tell(app: JobCelery, job_id: str) -> None:
     request = _request(job_id, ending.kombu_message)
     meta = app.backend.get_task_meta(job_id, cache=False)
     if meta["status"] in states.READY_STATES:
-        # stored, and then something died: only the chord may have missed it
-        if request.chord:
+        # stored, and then something died: what hears of it afterwards may have missed it
+        if meta["status"] == states.FAILURE and (request.chain or request.errbacks):
+            _tell_failure(app, job_id, ending, request)
+        elif request.chord:
             app.backend.on_chord_part_return(request, meta["status"], meta["result"])
     elif ending.state is JobState.SUCCEEDED:
         if app.records.retell(job_id):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
-from tests.chaos.harness import ALL_KINDS, Chaos, Plan, Report
+from tests.chaos.harness import ALL_KINDS, Chaos, Plan
+from tests.chaos.report import Report
 from tests.chaos.schedule import Kind
 from tests.support.redis_server import short_directory
 
@@ -22,10 +24,14 @@ def main() -> int:
     parser.add_argument("--ttl", type=float, default=3.0, help="of a lease, seconds")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two faults")
     parser.add_argument("--patience", type=float, default=3600.0, help="seconds for all jobs")
+    parser.add_argument(
+        "--containers", action="store_true", help="every second node has a container engine"
+    )
     parser.add_argument("--only", nargs="+", choices=[kind.name for kind in Kind], default=[])
     parser.add_argument("--json", type=Path, help="write the reports there")
     parser.add_argument("--keep", type=Path, help="keep what a run with violations left there")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its nodes end with it
     kinds = frozenset(Kind[name] for name in asked.only) or ALL_KINDS
     reports: list[Report] = []
     for seed in asked.seed:
@@ -38,6 +44,7 @@ def main() -> int:
             every=asked.every,
             kinds=kinds,
             patience=asked.patience,
+            containers=asked.containers,
         )
         directory = short_directory()
         try:

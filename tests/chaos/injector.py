@@ -1,4 +1,7 @@
-"""Does what the schedule says to the processes of a cluster, and mends it when its time is over."""
+"""Does what the schedule says to the processes of a cluster, and mends it when its time is over.
+
+In a thread of its own: what it breaks holds up whoever asks Redis, and nothing but it mends that.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import contextlib
 import heapq
 import os
 import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
 
 import redis
 
@@ -21,11 +25,17 @@ from tests.support.redis_server import RedisServer
 from tests.support.wall_clock import WallClock
 from worker.keeper import lock, procfs
 
+_TICK: Final = 0.02
+_GONE_WITHIN: Final = 120.0
+"""Seconds that a node has to end when it is told to: long, for a host that is busy."""
+
 
 class Engine(Protocol):
-    """A container engine that can be restarted."""
+    """A container engine that can be killed, and started again."""
 
-    def restart(self) -> object: ...
+    def kill(self) -> None: ...
+
+    def start(self) -> object: ...
 
 
 class Host:
@@ -44,36 +54,83 @@ class Host:
 
 
 class Injector:
-    """Driven by `step`; nothing in it waits for long."""
+    """A context manager: the harm begins with it, and all is mended when it ends."""
 
     def __init__(
-        self, server: RedisServer, hosts: list[Host], engine: Engine | None = None
+        self,
+        server: RedisServer,
+        hosts: list[Host],
+        faults: Iterator[Fault],
+        engine: Engine | None = None,
     ) -> None:
         self._server = server
         self._hosts = hosts
+        self._faults = faults
         self._engine = engine
         self._mends: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._busy: set[str] = set()
+        self._redis = threading.Lock()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="injector", daemon=True)
         self.done: Counter[Kind] = Counter()
         self.missed: Counter[Kind] = Counter()
         """There was nothing to hit."""
 
-    def step(self, now: float) -> None:
+    def __enter__(self) -> Injector:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._mend_all()
+
+    def check(self) -> None:
+        """Raises what the thread has ended by."""
+        if self._error is not None:
+            raise self._error
+
+    @contextlib.contextmanager
+    def calm(self) -> Iterator[None]:
+        """Redis is there, and stays for as long as the caller is in here."""
+        while True:
+            with self._redis:
+                if "redis" not in self._busy:
+                    yield
+                    return
+            time.sleep(_TICK)
+
+    def _run(self) -> None:
+        begun = time.monotonic()
+        try:
+            fault = next(self._faults)
+            while not self._stop.is_set():
+                self._step(time.monotonic())
+                while fault.at <= time.monotonic() - begun and not self._stop.is_set():
+                    with self._redis:
+                        self._do(fault)
+                    fault = next(self._faults)
+                self._stop.wait(_TICK)
+        except BaseException as error:
+            self._error = error
+
+    def _step(self, now: float) -> None:
         """Mend what is due."""
         while self._mends and self._mends[0][0] <= now:
             heapq.heappop(self._mends)[2]()
 
-    def mend_all(self) -> None:
+    def _mend_all(self) -> None:
         """Nothing is broken any more."""
         while self._mends:
             heapq.heappop(self._mends)[2]()
+            time.sleep(_TICK)
         for host in self._hosts:
             if host.absent or host.node.process is None or host.node.process.poll() is not None:
                 host.start()
 
-    def inject(self, fault: Fault) -> None:
-        """Do it now."""
+    def _do(self, fault: Fault) -> None:
         host = self._hosts[fault.node]
         done = self._inject(fault, host)
         (self.done if done else self.missed)[fault.kind] += 1
@@ -94,14 +151,12 @@ class Injector:
                 host.clock.set(fault.lasts)
                 return True
             case Kind.ENGINE:
-                return self._restart_engine()
+                return self._restart_engine(fault)
         return self._signal(fault, _one_of(_pids(fault.kind, host), fault.target))
 
-    def _restart_engine(self) -> bool:
-        if self._engine is None:
-            return False
-        self._engine.restart()
-        return True
+    def _restart_engine(self, fault: Fault) -> bool:
+        engine = self._engine
+        return engine is not None and self._once("engine", fault.lasts, engine.kill, engine.start)
 
     def _once(
         self, what: str, lasts: float, begin: Callable[[], None], end: Callable[[], object]
@@ -113,8 +168,8 @@ class Injector:
         begin()
 
         def mend() -> None:
-            self._busy.discard(what)
             end()
+            self._busy.discard(what)
 
         self._later(lasts, mend)
         return True
@@ -151,9 +206,21 @@ class Injector:
                         os.kill(pid, signal.SIGKILL)
             case _:
                 host.node.process.send_signal(signal.SIGCONT)
-                host.node.leave()
-        self._later(fault.lasts, lambda: host.start() if host.absent else None)
+                host.node.process.send_signal(signal.SIGUSR1)
+        until = time.monotonic() + fault.lasts + _GONE_WITHIN
+        self._later(fault.lasts, lambda: self._bring_back(host, until))
         return True
+
+    def _bring_back(self, host: Host, until: float) -> None:
+        """Start the node again; once it has ended, if it was told to."""
+        if not host.absent:
+            return
+        assert host.node.process is not None
+        if host.node.process.poll() is None:
+            assert time.monotonic() < until, f"{host.node.name} does not end:\n{host.node.said}"
+            self._later(0.1, lambda: self._bring_back(host, until))
+        else:
+            host.start()
 
     def _start_redis(self) -> None:
         self._server.start()

@@ -70,6 +70,11 @@ class Link:
         self._loop.close()
 
     async def _serve(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        # not to end cancelled: asyncio's server would report each such end as an error
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._relay(near, answer)
+
+    async def _relay(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         await self._passes.wait()
         try:
             far, ask = await asyncio.open_unix_connection(str(self._target))

@@ -94,7 +94,6 @@ class Job:
     id: str
     seconds: float
     meant: End = End.SUCCEEDED
-    container: bool = False
     after: tuple[str, ...] = ()
     """Jobs of whose chain or chord it is the next step."""
 
@@ -118,35 +117,31 @@ def faults(
         yield Fault(at=at, kind=kind, node=node, target=target, lasts=lasts)
 
 
-def jobs(seed: int, count: int, *, containers: bool = False) -> list[Job]:
+def jobs(seed: int, count: int) -> list[Job]:
     """``count`` jobs: most short, some in chains and chords, a few that fail or are cancelled."""
     draw = random.Random(f"jobs {seed}")
     made: list[Job] = []
     while len(made) < count:
         shape = draw.random()
         if shape < 0.05 and len(made) + 2 <= count:
-            first = _job(draw, len(made), containers)
-            made += [first, _job(draw, len(made) + 1, containers, after=(first.id,))]
+            first = _job(draw, len(made))
+            made += [first, _job(draw, len(made) + 1, after=(first.id,))]
         elif shape < 0.08 and len(made) + 3 <= count:
-            header = [_job(draw, len(made) + number, containers) for number in range(2)]
+            header = [_job(draw, len(made) + number) for number in range(2)]
             after = tuple(one.id for one in header)
-            made += [*header, _job(draw, len(made) + 2, containers, after=after)]
+            made += [*header, _job(draw, len(made) + 2, after=after)]
         else:
             meant = draw.choices([*End], [90, 6, 4])[0]
-            made.append(_job(draw, len(made), containers, meant=meant))
+            made.append(_job(draw, len(made), meant=meant))
     return made
 
 
 def _job(
     draw: random.Random,
     number: int,
-    containers: bool,
     *,
     meant: End = End.SUCCEEDED,
     after: tuple[str, ...] = (),
 ) -> Job:
     seconds = draw.choice((0.1, 0.3, 0.5, 1.0, 1.0, 3.0))
-    container = containers and draw.random() < 0.3
-    return Job(
-        id=f"chaos-{number:05d}", seconds=seconds, meant=meant, container=container, after=after
-    )
+    return Job(id=f"chaos-{number:05d}", seconds=seconds, meant=meant, after=after)

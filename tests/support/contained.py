@@ -17,6 +17,19 @@ from tests.support.waiting import wait_until
 from worker.runtimes.engine.settings import JOB, STATE
 
 
+def sections(socket: Path) -> dict[str, dict[str, Any]]:
+    """Of server-node.yaml: every job in a container of the engine at ``socket``."""
+    return {
+        "execution": {"mode": "auto", "allow_untrusted_native": False},
+        "docker": {
+            "socket": str(socket),
+            "pull_policy": "never",
+            "preload_images": [],
+            "default_limits": {"memory_mb": 512, "cpu_cores": 1, "shm_size_mb": 32, "pids": 128},
+        },
+    }
+
+
 @dataclass
 class Contained:
     """``cluster`` submits to the node; ``raw`` is docker-py itself."""
@@ -35,19 +48,10 @@ class Contained:
         **options: Any,
     ) -> Self:
         """``extra``: sections of server-node.yaml; ``options``: of `LiveNode`."""
-        docker_section = {
-            "socket": str(socket),
-            "pull_policy": "never",
-            "preload_images": [],
-            "default_limits": {"memory_mb": 512, "cpu_cores": 1, "shm_size_mb": 32, "pids": 128},
-        }
-        sections: dict[str, dict[str, Any]] = {
-            "execution": {"mode": "auto", "allow_untrusted_native": False},
-            "docker": docker_section,
-        }
+        found = sections(socket)
         for name, section in (extra or {}).items():
-            sections[name] = {**sections.get(name, {}), **section}
-        node = LiveNode(directory=directory, redis_url=redis_url, extra=sections, **options)
+            found[name] = {**found.get(name, {}), **section}
+        node = LiveNode(directory=directory, redis_url=redis_url, extra=found, **options)
         try:
             return cls(Cluster.of(node.start()), engine.raw(socket))
         except BaseException:

@@ -6,6 +6,7 @@ The jobs wait in a queue that no node reads; the test plays the worker that has 
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -123,6 +124,38 @@ def test_a_result_that_was_stored_and_not_counted_is_counted(node_hub: Hub) -> N
     node_hub.app.backend.store_result(part["job_id"], {"ok": 1}, states.SUCCESS)
     due(node_hub, part["job_id"])
     assert job.get(timeout=WAIT)["attempt"] == 1
+
+
+def test_a_failure_that_was_stored_and_not_passed_on_is_passed_on(node_hub: Hub) -> None:
+    """The worker died between storing the result and failing the chain and calling back."""
+    first, called = unread(), read()
+    job = chain(train.si(first), train.si(read()))
+    job.link_error(train.si(called))
+    last = job.apply_async()
+    fail(node_hub, first["job_id"])
+    error = JobFailed("stalled", "it hung")
+    node_hub.app.backend.store_result(first["job_id"], error, states.FAILURE)
+    due(node_hub, first["job_id"])
+    with pytest.raises(JobFailed, match="it hung"):
+        last.get(timeout=WAIT)
+    wait_until(lambda: node_hub.client.exists(node_hub.keys.job(called["job_id"])), timeout=WAIT)
+    wait_until(lambda: told(node_hub, first["job_id"]), what="marked")
+
+
+def test_what_follows_a_job_is_published_once_redis_is_back(
+    node_hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else Celery takes the refusal for a failure of the job that has succeeded."""
+    publish = train.si(read()).apply_async
+    with ThreadPoolExecutor(1) as pool:
+        node_hub.server.kill()
+        try:
+            sent = pool.submit(node_hub.app.amqp._retry_publish, publish)
+            wait_until(lambda: "publishing.put_off" in caplog.text, timeout=WAIT)
+            assert not sent.done()
+        finally:
+            node_hub.server.start()
+        assert sent.result(timeout=WAIT).get(timeout=WAIT)["attempt"] == 1
 
 
 def test_what_was_told_is_left_alone(node_hub: Hub) -> None:
