@@ -11,19 +11,22 @@ more rights than the node's user on the host, and none of root's.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from worker.keeper.zygote import Zygote
 from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.dialect import PODMAN
-from worker.runtimes.engine.errors import SandboxUnavailable
+from worker.runtimes.engine.errors import EngineError, SandboxUnavailable
 from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.runtimes.engine.settings import EngineSettings
@@ -47,6 +50,16 @@ _FORBIDDEN: Final = frozenset(
 _NEW_NAMESPACES: Final = 0x7E020000
 """The flags of clone that make a namespace: a job that makes users has all rights among them."""
 _FEWEST_IDS: Final = 65_536
+_GIVE_IDS: Final = (
+    "install uidmap, then usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER; "
+    "podman system migrate"
+)
+_NO_IDS: Final = "keep-id requires additional UIDs or GIDs"
+"""How its answer begins where it finds no subordinate ids of its user, or thinks so."""
+_TRIES: Final = 4
+_PAUSE: Final = 0.05
+_TURN_WITHIN: Final = 120.0
+_AGAIN: Final = 0.005
 
 
 def podman_runtime(settings: EngineSettings, *, zygote: Zygote | None = None) -> EngineRuntime:
@@ -110,7 +123,10 @@ class PodmanMaking:
             )
         except libpod.Unsayable as error:
             raise SandboxUnavailable(f"{doing}: {error}") from error
-        made = self._client.own(doing, "POST", f"{_API}/containers/create", spec)
+        with _turn(self._client.socket, doing):
+            made = _believed(
+                lambda: self._client.own(doing, "POST", f"{_API}/containers/create", spec)
+            )
         return str(made["Id"])
 
     def read_back(self, container: str, asked: Mapping[str, Any]) -> list[Finding]:
@@ -171,11 +187,56 @@ def _unusable(info: Mapping[str, Any], euid: int) -> str:
             f"leaves would not be the node's; run the node as user {owner}"
         )
     if sum(int(one.get("size") or 0) for one in mapped) < _FEWEST_IDS:
-        return (
-            f"user {owner} has no subordinate ids: install uidmap, then usermod --add-subuids "
-            "100000-165535 --add-subgids 100000-165535 USER; podman system migrate"
-        )
+        return f"user {owner} has no subordinate ids: {_GIVE_IDS}"
     return ""
+
+
+@contextlib.contextmanager
+def _turn(socket: Path, doing: str) -> Iterator[None]:
+    """While nobody else makes a container of the Podman at ``socket``, in no process or node.
+
+    To map the ids it asks a library that is not made for threads: of two that are made at once,
+    one is told that its user has no subordinate ids, or Podman itself dies.
+
+    Raises EngineError: others took too long.
+    """
+    try:  # the directory itself: it is there, and the same for all who use this Podman
+        fd = os.open(socket.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EngineError(f"{doing}: {error}") from error
+    try:
+        until = time.monotonic() + _TURN_WITHIN
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise EngineError(
+                        f"{doing}: another process makes one since {_TURN_WITHIN:.0f} s"
+                    ) from None
+                time.sleep(_AGAIN)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _believed(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``make`` made. That there are no subordinate ids is believed when it is said again and
+    again: whoever uses this Podman beside the nodes waits for no turn."""
+    for _ in range(_TRIES - 1):
+        try:
+            return make()
+        except EngineError as error:
+            if _NO_IDS not in str(error):
+                raise
+            time.sleep(_PAUSE)
+    try:
+        return make()
+    except EngineError as error:
+        if _NO_IDS not in str(error):
+            raise
+        raise SandboxUnavailable(f"{error}; {_GIVE_IDS}") from error
 
 
 def tightened(profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from worker.plan import AttemptId, Grant, LaunchPlan, Limits
-from worker.runtimes.podman import _unusable, shortfall, tightened
+from worker.runtimes import podman
+from worker.runtimes.engine.errors import EngineError, SandboxUnavailable
+from worker.runtimes.podman import _believed, _turn, _unusable, shortfall, tightened
 from worker.sandbox import libpod
 from worker.sandbox.options import container_config
 from worker.sandbox.profile import Profile
@@ -52,6 +57,62 @@ def test_whose_podman_it_is() -> None:
     assert "runs as root" in _unusable(info(security={"rootless": False}), 0)
     alone = {"uidmap": [{"container_id": 0, "host_id": 1000, "size": 1}]}
     assert "--add-subuids" in _unusable(info(idMappings=alone), 1000)
+
+
+NO_IDS = EngineError(
+    "creating container n: keep-id requires additional UIDs or GIDs defined in /etc/subuid and "
+    "/etc/subgid to function correctly: %!w(<nil>)"
+)
+
+
+def answering(*answers: dict[str, Any] | EngineError) -> Any:
+    left = list(answers)
+
+    def make() -> dict[str, Any]:
+        answer = left.pop(0)
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
+    make.left = left  # type: ignore[attr-defined]  # for the tests to look at
+    return make
+
+
+def test_that_there_are_no_subordinate_ids_is_not_believed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(podman, "_PAUSE", 0.0)
+    assert _believed(answering(NO_IDS, NO_IDS, NO_IDS, {"Id": "1"})) == {"Id": "1"}
+    with pytest.raises(SandboxUnavailable, match="--add-subuids"):
+        _believed(answering(*[NO_IDS] * 4))
+    other = answering(EngineError("no space left"), {"Id": "1"})
+    with pytest.raises(EngineError, match="no space left"):
+        _believed(other)
+    assert len(other.left) == 1, "any other answer is taken as it is"
+
+
+def test_one_container_is_made_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = tmp_path / "podman.sock"
+    second = threading.Event()
+
+    def wait_for_it() -> None:
+        with _turn(socket, "creating container b"):
+            second.set()
+
+    waiting = threading.Thread(target=wait_for_it)
+    with _turn(socket, "creating container a"):
+        waiting.start()
+        assert not second.wait(0.05)
+    assert second.wait(10)
+    waiting.join()
+    monkeypatch.setattr(podman, "_TURN_WITHIN", 0.0)
+    stuck = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(stuck, fcntl.LOCK_EX)
+    with pytest.raises(EngineError, match="another process"), _turn(socket, "c"):
+        pass
+    os.close(stuck)
+    with pytest.raises(EngineError, match="No such file"), _turn(tmp_path / "no" / "s", "d"):
+        pass
 
 
 def test_the_seccomp_profile_lets_a_job_make_no_namespace() -> None:
