@@ -114,6 +114,7 @@ class DeviceProbe:
                     number=1,
                     grant=replace(held.grant, via=via),
                     limits=_LIMITS,
+                    checkpoints=self._paths.job(attempt.job_id) / "checkpoints",
                     data=None,
                     code=None,
                 ),

@@ -35,6 +35,7 @@ def native_plan(
     paths: NodePaths,
     grant: Grant,
     limits: Limits,
+    checkpoints: Path,
     data: Path | None,
     code: Code | None = None,
     environ: Mapping[str, str] = os.environ,
@@ -43,7 +44,7 @@ def native_plan(
     interpreter = config.native.interpreter or Path(sys.executable)
     place = paths.job(attempt.job_id)
     scratch = paths.scratch(attempt)
-    checkpoints, output = place / "checkpoints", place / f"output-{attempt.fence}"
+    output = place / f"output-{attempt.fence}"
     wire = {**job.to_wire(), "job_id": attempt.job_id, "attempt": number, "epochs": job.epochs}
     encoded = base64.b64encode(json.dumps(wire).encode()).decode("ascii")
     allowed = {name: environ[name] for name in config.native.env_allow if name in environ}

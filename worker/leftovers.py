@@ -66,7 +66,7 @@ class Leftovers:
         shutil.rmtree(place / f"output-{note.lease.fence}", ignore_errors=True)
         state = self._give_back(note)
         if state.terminal:
-            shutil.rmtree(place, ignore_errors=True)  # no attempt will want its checkpoints
+            self._parts.checkpoints.drop(note.lease.job_id)  # no attempt will want them
             self._ended(note.lease.job_id)
 
     def _give_back(self, note: Note) -> JobState:

@@ -8,6 +8,7 @@ from typing import Final
 from tasks.choices import Device
 from tasks.record import Records
 from tasks.settings import Settings
+from worker.checkpoints import Checkpoints
 from worker.config import NodeConfig
 from worker.crew import Crew
 from worker.devices.fitness import SlotDevices
@@ -68,6 +69,11 @@ class NodeParts:
     orders: Orders
     crew: Crew
     place: Place
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where those of jobs lie."""
+        return Checkpoints(paths=self.paths, shared=self.config.storage.checkpoints)
 
     def launcher(self, mode: str, also_images: tuple[str, ...] = ()) -> Launcher:
         """How attempts of ``mode`` are started. ``also_images``: patterns beside images.allow.

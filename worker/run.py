@@ -331,6 +331,7 @@ class Run:
             # whoever holds the grant keeps what was fetched in the cache, too
             grant=replace(grant, via=parts.place.via, fds=(*grant.fds, *provided.fds)),
             limits=decision.limits,
+            checkpoints=parts.checkpoints.of(self._id.job_id),
             data=provided.data_path,
             code=provided.code,
         )
@@ -535,7 +536,7 @@ class Run:
         state = "queued again" if outcome.retry else str(outcome.state)
         self._audited.ended(state, str(outcome.reason or ""), outcome.message)
         if not isinstance(verdict, Dropped):  # it will not run again: its checkpoints can go
-            shutil.rmtree(self._parts.paths.job(self._id.job_id), ignore_errors=True)
+            self._parts.checkpoints.drop(self._id.job_id)
         return verdict
 
     def _clean_up(self) -> None:
@@ -558,11 +559,7 @@ class Run:
             return  # somebody else may have it by now, and its directories with it
         place = self._parts.paths.job(self._id.job_id)
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
-        for directory in (place / "checkpoints", place):
-            try:
-                directory.rmdir()  # only if it is empty
-            except OSError:
-                break
+        self._parts.checkpoints.drop_empty(self._id.job_id)
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

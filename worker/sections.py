@@ -153,6 +153,11 @@ class StorageSection(Section):
         min_length=1,
         description="an absolute path or a URL; left out: beneath node.state_dir",
     )
+    checkpoints: AbsolutePath | None = Field(
+        None,
+        description=f"{PATH} that all nodes of the cluster share, for what jobs save to go on "
+        "from; left out: beneath node.state_dir",
+    )
     cache: AbsolutePath | None = Field(
         None,
         description=f"{PATH} where fetched data are kept; left out: beneath node.state_dir",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import JobFailed, JobRejected
+from tasks.events import Retrying
 from tasks.state import FailureReason, JobState
 from tests.support.cluster import Cluster
 from tests.support.waiting import wait_until
@@ -55,6 +56,27 @@ def test_exit_3(cluster: Cluster) -> None:
     assert error.reason == FailureReason.USER_ERROR
     assert "exited with 3" in str(error)
     assert "made of cheese" in str(error)
+
+
+def test_what_the_job_did_is_not_tried_again(cluster: Cluster) -> None:
+    job = cluster.shell("exit 3", max_attempts=5)
+    assert failure(cluster, job).reason == FailureReason.USER_ERROR
+    assert cluster.record(job).attempt == 1
+
+
+def test_a_stalled_job_is_tried_again_later_each_time_until_no_attempt_is_left(
+    cluster: Cluster,
+) -> None:
+    job = cluster.shell("exec sleep 600", stall_timeout_seconds=0.3, max_attempts=3)
+    assert failure(cluster, job).reason == FailureReason.STALLED
+    assert cluster.record(job).attempt == 3
+    told = cluster.events(job)
+    again = [one for one in told if isinstance(one.event, Retrying)]
+    delays = [one.event.delay_seconds for one in again if isinstance(one.event, Retrying)]
+    assert delays == [1.0, 2.0]
+    starts = [one for one in told if one.type == "started"]
+    for one, delay, start in zip(again, delays, starts[1:], strict=True):
+        assert start.ts >= one.ts + delay, "not before its time"
 
 
 def test_death_by_a_signal(cluster: Cluster) -> None:

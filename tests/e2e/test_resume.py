@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,3 +55,38 @@ def test_killed_in_epoch_6_of_10(cluster: Cluster) -> None:
     result = job.get(timeout=30)
     assert result["attempt"] == 2
     assert result["metrics"] == whole["metrics"]
+
+
+def test_on_another_node_it_goes_on_from_what_they_share(
+    start_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """The node is lost in the midst of the sixth epoch, and of a checkpoint."""
+    shared = tmp_path / "shared"
+    timing: dict[str, Any] = {"lease_ttl": 2.0, "lease_grace": 1.0}
+    storage = {"storage": {"checkpoints": str(shared)}}
+    first = start_cluster("node-a", extra=storage, **timing)
+    job = first.submit(CONFIG)
+    second: Cluster | None = None
+    epochs: dict[int, list[int]] = {}
+    nodes: dict[int, str] = {}
+    for one in follow(job.id, settings=first.settings, timeout=110):
+        nodes[one.attempt] = one.node
+        if isinstance(one.event, Progress):
+            epochs.setdefault(one.attempt, []).append(one.event.epoch)
+            if one.event.epoch == 5 and second is None:
+                keeper = first.node.keeper(first.node.paths.attempts / f"{job.id}~1")
+                first.node.kill_everything()
+                os.kill(keeper, signal.SIGKILL)
+                whole = shared / job.id / "epoch-000004.safetensors"
+                half = shared / job.id / "epoch-000009.safetensors"
+                half.write_bytes(whole.read_bytes()[:-1])
+                half.with_name(f"{half.name}.sha256").write_text(f"{'0' * 64}  {half.name}\n")
+                second = start_cluster("node-b", extra=storage, **timing)
+    assert (nodes[1], nodes[2]) == ("node-a", "node-b")
+    assert epochs[1][-1] < 10
+    assert epochs[2][0] >= 4 + 1, "the epochs up to the last checkpoint are not trained again"
+    assert epochs[2][-1] == 10, "what was half-written is not gone on from"
+    assert job.get(timeout=30)["attempt"] == 2
+    assert not (shared / job.id).exists(), "nobody will want them"
+    assert second is not None
+    second.wait_clean()

@@ -42,6 +42,7 @@ class Asked:
     """1 for the first attempt."""
     grant: Grant
     limits: Limits
+    checkpoints: Path
     data: Path | None
     code: Code | None
 

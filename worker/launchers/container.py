@@ -84,6 +84,7 @@ class ContainerLauncher:
             paths=self._paths,
             grant=asked.grant,
             limits=asked.limits,
+            checkpoints=asked.checkpoints,
             data=asked.data,
             code=asked.code,
         )

@@ -37,6 +37,7 @@ class NativeLauncher:
             paths=self._paths,
             grant=asked.grant,
             limits=asked.limits,
+            checkpoints=asked.checkpoints,
             data=asked.data,
             code=asked.code,
         )

@@ -14,6 +14,7 @@ import redis
 from tasks.errors import UnknownJob
 from tasks.record import Records
 from tasks.settings import Settings
+from worker.checkpoints import Checkpoints
 from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
 from worker.node.paths import NodePaths
@@ -38,7 +39,7 @@ def cluster_services(
     holder = f"{identity.name}:{identity.instance}"
     return [
         Reaper(records, settings, holder=holder, tell=teller(settings)),
-        Sweep(records, paths),
+        Sweep(records, Checkpoints(paths=paths, shared=config.storage.checkpoints)),
         Metrics(config.metrics, settings, identity.name),
     ]
 
@@ -66,9 +67,10 @@ def teller(settings: Settings) -> Callable[[str], None]:
 class Sweep:
     """Removes the directories of jobs that ended elsewhere: the checkpoints they left here."""
 
-    def __init__(self, records: Records, paths: NodePaths) -> None:
+    def __init__(self, records: Records, checkpoints: Checkpoints) -> None:
         self._records = records
-        self._paths = paths
+        self._checkpoints = checkpoints
+        self._paths = checkpoints.paths
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -85,20 +87,25 @@ class Sweep:
     def once(self) -> None:
         """Look at each job's directory. Raises redis.RedisError."""
         for directory in list(self._paths.jobs.iterdir()):
-            if not self._runs(directory.name) and self._is_over(directory.name):
+            if not self._runs(directory.name) and self._is_over(directory.name) is not False:
                 shutil.rmtree(directory, ignore_errors=True)
                 log.info("sweep.removed job=%s", directory.name)
+        for job_id in self._checkpoints.forgotten(self._is_over):
+            if not self._runs(job_id):
+                self._checkpoints.drop(job_id)
+                log.info("sweep.removed job=%s", job_id)
 
     def _runs(self, job_id: str) -> bool:
         """Whether an attempt of it is here, whatever Redis knows: its data may have been wiped."""
         attempts = self._paths.attempts
         return any(one.name.rpartition("~")[0] == job_id for one in attempts.iterdir())
 
-    def _is_over(self, job_id: str) -> bool:
+    def _is_over(self, job_id: str) -> bool | None:
+        """None: nobody knows of it."""
         try:
             return self._records.get(job_id).state.terminal
         except UnknownJob:
-            return True
+            return None
 
     def _run(self) -> None:
         while True:

@@ -31,6 +31,7 @@ def container_plan(
     paths: NodePaths,
     grant: Grant,
     limits: Limits,
+    checkpoints: Path,
     data: Path | None,
     code: Code | None = None,
 ) -> LaunchPlan:
@@ -55,7 +56,7 @@ def container_plan(
             **({"CYXWIZ_CODE": str(TARGET_CODE)} if code is not None else {}),
         },
         data=data,
-        checkpoints=place / "checkpoints",
+        checkpoints=checkpoints,
         output=place / f"output-{attempt.fence}",
         scratch=paths.scratch(attempt),
         state=paths.attempt(attempt),

@@ -78,6 +78,7 @@ def test_digits_train_in_the_container_as_they_do_natively(jobs: Jobs, tmp_path:
         paths=NodePaths(state_dir=jobs.places.state),
         grant=blank.grant,
         limits=Limits(memory_mb=1024, cpu_cores=1, shm_size_mb=64, pids=256, output_mb=256),
+        checkpoints=jobs.places.state / "checkpoints",
         data=None,
     )
     handle = jobs.runtime.start(plan, soon())

@@ -1,0 +1,66 @@
+"""Where the checkpoints of jobs lie: on the node, or on storage that the nodes of a cluster share.
+
+On shared storage an attempt on another node finds what the one before left. Whoever ends a job
+removes them; of jobs that end while no node looks, the sweep does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.node.paths import NodePaths
+
+_FORGOTTEN_S: Final = 7 * 24 * 3600.0
+"""For so long what is shared stays of a job that no record names: Redis may have lost its data,
+and the job may run on another node."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoints:
+    """Of all jobs."""
+
+    paths: NodePaths
+    shared: Path | None = None
+    """storage.checkpoints: a directory for each job in it."""
+
+    def of(self, job_id: str) -> Path:
+        """What ``CYXWIZ_CHECKPOINTS`` is outside a container."""
+        if self.shared is not None:
+            return self.shared / job_id
+        return self.paths.job(job_id) / "checkpoints"
+
+    def drop(self, job_id: str) -> None:
+        """The job is over: remove them, and whatever else it has on this node."""
+        if self.shared is not None:
+            shutil.rmtree(self.shared / job_id, ignore_errors=True)
+        shutil.rmtree(self.paths.job(job_id), ignore_errors=True)
+
+    def drop_empty(self, job_id: str) -> None:
+        """An attempt is over: what is empty here is of no use to the next one. What is shared
+        stays: that one may have begun elsewhere."""
+        place = self.paths.job(job_id)
+        for directory in (place / "checkpoints", place):
+            with suppress(OSError):
+                directory.rmdir()
+
+    def forgotten(self, is_over: Callable[[str], bool | None]) -> Iterator[str]:
+        """Jobs that are over, and have something on the shared storage. ``is_over``: None for a
+        job that is unknown."""
+        if self.shared is None or not self.shared.is_dir():
+            return
+        for directory in list(self.shared.iterdir()):
+            over = is_over(directory.name)
+            if over is None:
+                try:
+                    age = time.time() - directory.stat().st_mtime
+                except OSError:  # another node has just removed it
+                    continue
+                over = age > _FORGOTTEN_S
+            if over:
+                yield directory.name
