@@ -244,7 +244,7 @@ class Chaos:
             seconds=seconds,
             faults={str(kind): count for kind, count in injector.done.most_common()},
             missed={str(kind): count for kind, count in injector.missed.most_common()},
-            ends=Counter(one.state or "no record" for one in told.values()),
+            ends=dict(Counter(one.state or "no record" for one in told.values())),
             attempts=sum(attempts.values()),
             most_attempts=max(attempts.values(), default=0),
             median=statistics.median(waits.values()) if waits else 0.0,
