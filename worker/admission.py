@@ -16,7 +16,8 @@ from worker.devices.fitness import SlotDevices, unfit
 from worker.engines import EngineState, SandboxLevel
 from worker.limits import HostSize, OverCap, effective_limits
 from worker.plan import Limits
-from worker.sandbox.policy import Confinement, Placement, placement
+from worker.sandbox.mode import NodeRules, NoMode, select_execution_mode
+from worker.sandbox.policy import Confinement
 from worker.trust.entitlement import lacking
 from worker.trust.keyring import UNSIGNED, Standing
 
@@ -51,14 +52,17 @@ class Refused:
     message: str
 
 
-def confinement(config: NodeConfig, engine: EngineState) -> Confinement:
-    """What the node can do, as the sandbox policy sees it."""
+def confinement(
+    config: NodeConfig, engine: EngineState, *, has_keys: bool | None = None
+) -> Confinement:
+    """What the node can do, as the sandbox policy sees it. ``has_keys``: whether it trusts anybody;
+    None: whether the configuration names a key."""
     return Confinement(
         mode=config.execution.mode,
         engine_usable=engine.usable,
         allow_untrusted_native=config.execution.allow_untrusted_native,
-        has_trust_keys=bool(config.trust.keys),
-        has_gvisor=False,
+        has_trust_keys=bool(config.trust.keys) if has_keys is None else has_keys,
+        has_gvisor=engine.capabilities.has_gvisor,
     )
 
 
@@ -84,10 +88,20 @@ def admit(
         if lacks.elsewhere:
             return _not_here(lacks.message, last_reason)
         return Refused(reason=FailureReason.UNTRUSTED, message=lacks.message)
-    where = placement(confinement(config, engine), job.sandbox, trusted=standing.native)
-    if where is Placement.NOWHERE:
-        return _nowhere(job, config, engine, standing, last_reason, engine_expected)
-    unable = _unable(job, where, last_reason, devices)
+    chosen = select_execution_mode(
+        engine.capabilities,
+        NodeRules(
+            mode=config.execution.mode,
+            allow_untrusted_native=config.execution.allow_untrusted_native,
+        ),
+        requires_sandbox=job.sandbox in {Sandbox.REQUIRED, Sandbox.GVISOR},
+        prefers_container=job.sandbox is not Sandbox.NONE,
+        requires_gvisor=job.sandbox is Sandbox.GVISOR,
+        trusted=standing.native,
+    )
+    if isinstance(chosen, NoMode):
+        return _nowhere(job, config, chosen, engine, standing, last_reason, engine_expected)
+    unable = _unable(job, chosen.mode, last_reason, devices)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
@@ -95,19 +109,14 @@ def admit(
         return HandBack(reason=FailureReason.OUT_OF_MEMORY, message=limits.reason)
     if standing.key is not None:
         limits = standing.key.scope.capped(limits)
-    if where is Placement.CONTAINER:
-        return Admitted(
-            mode=engine.name,
-            level=engine.level,
-            why=f"{engine.name} {engine.version} is usable; {_why_contained(standing)}",
-            limits=limits,
-        )
-    wanted = config.execution.mode is ExecutionMode.NATIVE
+    native = chosen.mode is ExecutionMode.NATIVE
     return Admitted(
-        mode="native",
-        level=SandboxLevel.NONE,
-        why=_why_native(engine, standing),
-        warning="" if wanted else f"no sandbox: no container engine is usable: {engine.reason}",
+        mode=str(chosen.mode),
+        level=chosen.level,
+        why=(
+            _why_native(engine, standing) if native else f"{chosen.why}; {_why_contained(standing)}"
+        ),
+        warning=chosen.warning,
         limits=limits,
     )
 
@@ -115,19 +124,20 @@ def admit(
 def _nowhere(
     job: JobConfig,
     config: NodeConfig,
+    none: NoMode,
     engine: EngineState,
     standing: Standing,
     last_reason: str,
     engine_expected: bool,
 ) -> HandBack | Refused:
-    if job.sandbox is Sandbox.GVISOR:
+    if job.sandbox is Sandbox.GVISOR and not engine.capabilities.has_gvisor:
         return Refused(
             reason=FailureReason.SANDBOX_UNAVAILABLE,
             message="sandbox: gvisor is asked for, and this node has no runsc",
         )
     message = (
         f"sandbox: {job.sandbox} is asked for, and this node has no container engine to give it "
-        f"({engine.reason}); it runs untrusted jobs natively only with "
+        f"({none.why}); it runs untrusted jobs natively only with "
         f"execution.allow_untrusted_native: true ({_whose(standing)})"
     )
     elsewhere = standing.signed and standing.key is None  # another node may trust it
@@ -136,7 +146,7 @@ def _nowhere(
     if engine_expected:
         return HandBack(
             reason=FailureReason.ENGINE_ERROR,
-            message=f"the container engine is away: {engine.reason}",
+            message=f"the container engine is away: {none.why}",
         )
     if last_reason == FailureReason.SANDBOX_UNAVAILABLE:
         return Refused(reason=FailureReason.SANDBOX_UNAVAILABLE, message=message)
@@ -150,12 +160,12 @@ def _not_here(message: str, last_reason: str) -> HandBack | Refused:
 
 
 def _unable(
-    job: JobConfig, where: Placement, last_reason: str, devices: SlotDevices
+    job: JobConfig, mode: ExecutionMode, last_reason: str, devices: SlotDevices
 ) -> HandBack | Refused | None:
     """What this slot of this node cannot give, and must not pretend to."""
     if why := unfit(job, devices):
         return HandBack(reason=FailureReason.NO_DEVICE, message=why)
-    if job.image is not None and where is Placement.NATIVE:
+    if job.image is not None and mode is ExecutionMode.NATIVE:
         return HandBack(
             reason=FailureReason.IMAGE_UNAVAILABLE,
             message=f"image: {job.image} is asked for, and this node runs jobs natively",
@@ -163,7 +173,7 @@ def _unable(
     if job.secrets:
         message = f"secrets: this node has none of the name {job.secrets[0]}"
         return _not_here(message, last_reason)
-    if job.network is not Network.NONE and where is Placement.CONTAINER:
+    if job.network is not Network.NONE and mode is not ExecutionMode.NATIVE:
         message = f"network: {job.network} is asked for, and this node has none for jobs"
         return _not_here(message, last_reason)
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tasks.errors import ConfigError
@@ -19,6 +19,7 @@ from worker.runtimes import engine_runtime
 from worker.runtimes.base import Runtime
 from worker.sandbox.attestation import EngineFacts, EngineReport, ExecutionCapabilities
 from worker.sandbox.levels import SandboxLevel
+from worker.sandbox.mode import usable_engine, why_no_engine
 
 if TYPE_CHECKING:
     from worker.keeper.zygote import Zygote
@@ -32,18 +33,34 @@ _FRESH_S: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineState:
-    """What an engine is good for now."""
+    """What a node's container engine is good for now."""
 
-    name: str = ""
-    """docker or podman; '' where the node uses none."""
-    available: bool = False
-    """It answers: images can be fetched, though jobs may not be allowed to run."""
+    capabilities: ExecutionCapabilities = field(default_factory=ExecutionCapabilities)
+    """Of the engines that were asked, one by one."""
+    chosen: EngineReport | None = None
+    """The engine that the node uses, or would if it could; None where it uses none."""
     usable: bool = False
     reason: str = ""
     """Why it is not usable; '' if it is."""
-    version: str = ""
-    level: SandboxLevel = SandboxLevel.NONE
-    """Of a job in one of its containers."""
+
+    @property
+    def name(self) -> str:
+        """docker or podman; '' where the node uses none."""
+        return self.chosen.facts.name if self.chosen else ""
+
+    @property
+    def version(self) -> str:
+        return self.chosen.facts.version if self.chosen else ""
+
+    @property
+    def available(self) -> bool:
+        """It answers: images can be fetched, though jobs may not be allowed to run."""
+        return self.chosen is not None and self.chosen.available
+
+    @property
+    def level(self) -> SandboxLevel:
+        """Of a job in one of its containers."""
+        return self.chosen.level if self.chosen else SandboxLevel.NONE
 
 
 class Engines:
@@ -91,7 +108,7 @@ class Engines:
         with self._lock:
             names = allowed_engines(self._config)
             if not names:
-                raise ConfigError(_why_none(self._config.execution.mode))
+                raise ConfigError(engine_state(self._config, ()).reason)
             seen = self._state.name
             return self._made(seen if seen in names else names[0])
 
@@ -146,41 +163,25 @@ def allowed_engines(config: NodeConfig) -> list[str]:
 
 def engine_state(config: NodeConfig, reports: Iterable[EngineReport]) -> EngineState:
     """What the best of these engines is good for, of those that the configuration allows."""
-    allowed = allowed_engines(config)
-    found = [one for one in reports if one.facts.name in allowed]
-    if not found:
-        return EngineState(reason=_why_none(config.execution.mode))
-    best = ExecutionCapabilities(engines=tuple(found)).best()
-    chosen = best or next((one for one in found if one.available), found[0])
+    mode, allowed = config.execution.mode, allowed_engines(config)
+    found = [*_switched_off(config), *(one for one in reports if one.facts.name in allowed)]
+    capabilities = ExecutionCapabilities(engines=tuple(found))
+    best = usable_engine(capabilities, mode)
+    candidates = [one for one in found if one.facts.name in allowed]
+    answering = (one for one in candidates if one.available)
     return EngineState(
-        name=chosen.facts.name,
-        available=chosen.available,
-        usable=chosen.usable,
-        reason="" if best else "; ".join([*_switched_off(config), *map(_why, found)]),
-        version=chosen.facts.version,
-        level=chosen.level,
+        capabilities=capabilities,
+        chosen=best or next(answering, candidates[0] if candidates else None),
+        usable=best is not None,
+        reason="" if best else why_no_engine(capabilities, mode),
     )
 
 
-def _switched_off(config: NodeConfig) -> list[str]:
-    """What an ``auto`` node might use, and may not."""
-    if config.execution.mode is not ExecutionMode.AUTO:
-        return []
+def _switched_off(config: NodeConfig) -> list[EngineReport]:
+    """The engines that the node may not use."""
     enabled = {"docker": config.docker.enabled, "podman": config.podman.enabled}
-    return [f"{name}.enabled is false" for name, fine in enabled.items() if not fine]
-
-
-def _why_none(mode: ExecutionMode) -> str:
-    match mode:
-        case ExecutionMode.NATIVE:
-            return "execution.mode is native"
-        case ExecutionMode.DOCKER | ExecutionMode.PODMAN:
-            return f"{mode}.enabled is false"
-        case ExecutionMode.AUTO:
-            return "docker.enabled and podman.enabled are false"
-
-
-def _why(report: EngineReport) -> str:
-    """Why an engine is not used, in one line that names it."""
-    name, reason = report.facts.name, report.reason
-    return reason if reason.startswith(name) else f"{name}: {reason}"
+    return [
+        EngineReport(facts=EngineFacts(name=name, version=""), reason=f"{name}.enabled is false")
+        for name, fine in enabled.items()
+        if not fine
+    ]

@@ -14,6 +14,7 @@ from tasks.choices import Device
 from tasks.record import Records
 from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
 from tasks.settings import Settings
+from worker.admission import confinement
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
 from worker.devices.configured import inventory, rules
@@ -134,11 +135,7 @@ class SlotProcess:
             gpu_memory_mb=self._devices.memory_mb,
             width=len(self._devices.uuids),
             sandboxes=sandbox_classes(
-                self._config.execution.mode,
-                engine_usable=engine.usable,
-                allow_untrusted_native=self._config.execution.allow_untrusted_native,
-                has_trust_keys=bool(self._keyring.check()),
-                has_gvisor=False,
+                confinement(self._config, engine, has_keys=bool(self._keyring.check()))
             ),
             pool=self._config.node.pool,
         )

@@ -32,7 +32,7 @@ class Selected:
     level: SandboxLevel
     why: str
     warning: str = ""
-    """What a job that would rather have a container goes without."""
+    """What a job goes without, on a node that would have put it into a container."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,18 +76,18 @@ def select_execution_mode(
                 why=f"{name} {engine.facts.version} is usable",
             )
         case Placement.NATIVE:
-            missed = prefers_container and rules.mode is not ExecutionMode.NATIVE
-            lacking = _why_no_engine(capabilities, rules.mode)
+            missed = engine is None and rules.mode is not ExecutionMode.NATIVE
+            lacking = why_no_engine(capabilities, rules.mode)
             return Selected(
                 mode=ExecutionMode.NATIVE,
                 level=SandboxLevel.NONE,
                 why="the job is trusted" if trusted else "execution.allow_untrusted_native is true",
-                warning=f"no sandbox: {lacking}" if missed else "",
+                warning=f"no sandbox: no container engine is usable: {lacking}" if missed else "",
             )
         case Placement.NOWHERE:
             if wish is Sandbox.GVISOR and engine is not None:
                 return NoMode(why="gvisor is asked for, and this node has no runsc")
-            return NoMode(why=_why_no_engine(capabilities, rules.mode))
+            return NoMode(why=why_no_engine(capabilities, rules.mode))
 
 
 def wished(requires_sandbox: bool, prefers_container: bool, requires_gvisor: bool) -> Sandbox:
@@ -111,11 +111,12 @@ def usable_engine(capabilities: ExecutionCapabilities, mode: ExecutionMode) -> E
             return named if named is not None and named.usable else None
 
 
-def _why_no_engine(capabilities: ExecutionCapabilities, mode: ExecutionMode) -> str:
+def why_no_engine(capabilities: ExecutionCapabilities, mode: ExecutionMode) -> str:
+    """Why a node in this mode uses no engine; in one line that names each that it might have."""
     if mode is ExecutionMode.NATIVE:
         return "execution.mode is native"
     reasons = [
-        f"{one.facts.name}: {one.reason}"
+        one.reason if one.reason.startswith(one.facts.name) else f"{one.facts.name}: {one.reason}"
         for one in capabilities.engines
         if one.reason and mode in (ExecutionMode.AUTO, one.facts.name)
     ]

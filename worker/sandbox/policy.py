@@ -1,7 +1,7 @@
 """What a node may do with a job: in a container, natively, or not at all. Pure.
 
-The table of the design, once for a job at hand (`placement`) and once for what the node subscribes
-to (`sandbox_classes`); a test holds the two together.
+The table of the design, for a job at hand (`placement`); what the node subscribes to
+(`sandbox_classes`) follows from it.
 
 ====================  =============  =================================================  ==========
 mode                  engine usable  the job                                            result
@@ -62,20 +62,16 @@ def placement(node: Confinement, sandbox: Sandbox, *, trusted: bool) -> Placemen
     return Placement.NATIVE if content or node.allow_untrusted_native else Placement.NOWHERE
 
 
-def sandbox_classes(
-    mode: ExecutionMode,
-    engine_usable: bool,
-    allow_untrusted_native: bool,
-    has_trust_keys: bool,
-    has_gvisor: bool,
-) -> frozenset[SandboxClass]:
-    """The sandbox classes whose queues the node reads; empty: it can run nothing at all."""
-    confined = engine_usable and mode is not ExecutionMode.NATIVE
-    found: set[SandboxClass] = set()
-    if confined and has_gvisor:
-        found.add(SandboxClass.GVISOR)
-    if confined or allow_untrusted_native:
-        found |= {SandboxClass.REQUIRED, SandboxClass.OPTIONAL}
-    elif has_trust_keys:
-        found.add(SandboxClass.OPTIONAL)
-    return frozenset(found)
+def sandbox_classes(node: Confinement) -> frozenset[SandboxClass]:
+    """The sandbox classes whose queues the node reads, for it can place their jobs; empty: it can
+    run nothing at all. Whether a signed job is trusted here shows when it comes."""
+    jobs = {
+        SandboxClass.GVISOR: (Sandbox.GVISOR, False),
+        SandboxClass.REQUIRED: (Sandbox.REQUIRED, False),
+        SandboxClass.OPTIONAL: (Sandbox.PREFERRED, node.has_trust_keys),
+    }
+    return frozenset(
+        found
+        for found, (sandbox, trusted) in jobs.items()
+        if placement(node, sandbox, trusted=trusted) is not Placement.NOWHERE
+    )

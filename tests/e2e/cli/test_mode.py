@@ -58,7 +58,7 @@ def test_a_mode_is_taken_up_and_the_job_in_progress_is_not_touched(
     assert config.read_text().startswith("# mine\n")
     found = cli("mode", "get", "--json", "--config", str(config)).json
     assert (found["mode"], found["uses"]) == ("auto", "native")
-    assert "docker.enabled and podman.enabled are false" in found["why"]
+    assert found["why"] == "docker.enabled is false; podman.enabled is false"
     busy.end()
     assert cli("follow", busy.job_id).code == 0
     after = submitted(cli, python("print('after')", pool="moody"))

@@ -13,8 +13,9 @@ from tasks.state import FailureReason
 from tasks.trust import SigningKey, sign
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.config import NodeConfig
-from worker.engines import EngineState, SandboxLevel
+from worker.engines import engine_state
 from worker.limits import HostSize
+from worker.sandbox.attestation import EngineFacts, EngineReport
 from worker.trust.keyring import Keyring
 
 pytestmark = pytest.mark.unit
@@ -22,10 +23,8 @@ pytestmark = pytest.mark.unit
 ALICE, STRANGER = SigningKey.generate(), SigningKey.generate()
 NOW = 1_800_000_000.0
 HOST = HostSize(memory_mb=65_536, cpu_cores=8)
-ENGINE = EngineState(
-    name="docker", usable=True, reason="", level=SandboxLevel.FULL, version="20.10"
-)
-NO_ENGINE = EngineState(name="docker", usable=False, reason="no socket")
+ENGINE = EngineReport(facts=EngineFacts(name="docker", version="20.10"), available=True)
+NO_ENGINE = EngineReport(facts=EngineFacts(name="docker", version=""), reason="no socket")
 
 
 class Node:
@@ -43,7 +42,7 @@ class Node:
         self,
         key: SigningKey | None,
         *,
-        engine: EngineState = ENGINE,
+        engine: EngineReport = ENGINE,
         mode: str = "auto",
         again: str = "",
         **fields: Any,
@@ -52,7 +51,7 @@ class Node:
         job = JobConfig.parse(given) if key is None else sign(given, key, now=NOW)
         config = NodeConfig.model_validate({"execution": {"mode": mode}})
         standing = self.ring.standing(job, NOW)
-        return admit(job, config, HOST, engine, standing, last_reason=again)
+        return admit(job, config, HOST, engine_state(config, [engine]), standing, last_reason=again)
 
 
 def test_only_a_key_whose_scope_has_native_frees_a_job_of_its_container(tmp_path: Path) -> None:

@@ -12,13 +12,7 @@ def check_jobs(situation: Situation) -> Check:
     config = situation.config
     engine = situation.engine()
     can = confinement(config, engine)
-    classes = sandbox_classes(
-        can.mode,
-        engine_usable=can.engine_usable,
-        allow_untrusted_native=can.allow_untrusted_native,
-        has_trust_keys=can.has_trust_keys,
-        has_gvisor=can.has_gvisor,
-    )
+    classes = sandbox_classes(can)
     how = f"in containers of {engine.name} {engine.version}" if can.containers else "natively"
     if not classes:
         return blocks(

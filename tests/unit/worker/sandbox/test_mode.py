@@ -63,8 +63,8 @@ JOBS = [
 ]
 
 
-def expected(host: ExecutionCapabilities, rules: NodeRules, job: dict[str, bool]) -> str:
-    """Section by section of the table, in other words than the code has it."""
+def usable(host: ExecutionCapabilities, rules: NodeRules) -> list[str]:
+    """The engines that may be used and can be, the better one first."""
     whole = [one.facts.name for one in host.engines if not one.reason]
     allowed = {
         AUTO: ["docker", "podman"],
@@ -72,7 +72,12 @@ def expected(host: ExecutionCapabilities, rules: NodeRules, job: dict[str, bool]
         DOCKER: ["docker"],
         PODMAN: ["podman"],
     }[rules.mode]
-    engines = [name for name in allowed if name in whole]
+    return [name for name in allowed if name in whole]
+
+
+def expected(host: ExecutionCapabilities, rules: NodeRules, job: dict[str, bool]) -> str:
+    """Section by section of the table, in other words than the code has it."""
+    engines = usable(host, rules)
     if job["requires_gvisor"]:
         return engines[0] if engines and host.has_gvisor else "nowhere"
     careless = not job["requires_sandbox"] and not job["prefers_container"]
@@ -90,6 +95,9 @@ def test_every_combination() -> None:
         got = str(found.mode) if isinstance(found, Selected) else "nowhere"
         assert got == expected(host, rules, job), (host, rules, job)
         assert found.why
+        # native for want of an engine is said; native by choice is no matter for a warning
+        missed = got == "native" and rules.mode is not NATIVE and not usable(host, rules)
+        assert bool(isinstance(found, Selected) and found.warning) == missed
         seen.add(got)
     assert seen == {"docker", "podman", "native", "nowhere"}
     assert len(HOSTS) * len(RULES) * len(JOBS) == 18 * 8 * 16

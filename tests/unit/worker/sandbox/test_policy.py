@@ -28,16 +28,6 @@ NODES = [
 ]
 
 
-def reads(node: Confinement) -> frozenset[SandboxClass]:
-    return sandbox_classes(
-        node.mode,
-        node.engine_usable,
-        node.allow_untrusted_native,
-        node.has_trust_keys,
-        node.has_gvisor,
-    )
-
-
 @pytest.mark.parametrize("node", NODES, ids=str)
 def test_a_node_reads_the_queues_of_exactly_those_jobs_that_it_can_place(
     node: Confinement,
@@ -46,7 +36,7 @@ def test_a_node_reads_the_queues_of_exactly_those_jobs_that_it_can_place(
     for sandbox, signed in product(Sandbox, BOOLS):
         trusted = signed and node.has_trust_keys
         # `required` and `gvisor` jobs are queued without regard to whether they are signed
-        subscribed = sandbox_class(sandbox, signed=signed) in reads(node)
+        subscribed = sandbox_class(sandbox, signed=signed) in sandbox_classes(node)
         assert subscribed == (placement(node, sandbox, trusted=trusted) is not NOWHERE)
 
 
@@ -94,14 +84,23 @@ def test_gvisor_needs_runsc(mode: ExecutionMode) -> None:
         has_gvisor=False,
     )
     assert placement(node, Sandbox.GVISOR, trusted=True) is NOWHERE
-    assert GVISOR not in reads(node)
+    assert GVISOR not in sandbox_classes(node)
 
 
 def test_what_nodes_of_each_kind_read() -> None:
-    auto, native = ExecutionMode.AUTO, ExecutionMode.NATIVE
-    assert sandbox_classes(auto, True, False, False, True) == {GVISOR, REQUIRED, OPTIONAL}
-    assert sandbox_classes(auto, True, False, False, False) == {REQUIRED, OPTIONAL}
-    assert sandbox_classes(auto, False, False, True, True) == {OPTIONAL}
-    assert sandbox_classes(native, True, True, False, True) == {REQUIRED, OPTIONAL}
-    assert sandbox_classes(native, True, False, True, True) == {OPTIONAL}
-    assert sandbox_classes(native, True, False, False, True) == frozenset()
+    def reads(mode: str, engine: bool, allow: bool, keys: bool, gvisor: bool) -> set[SandboxClass]:
+        node = Confinement(
+            mode=ExecutionMode(mode),
+            engine_usable=engine,
+            allow_untrusted_native=allow,
+            has_trust_keys=keys,
+            has_gvisor=gvisor,
+        )
+        return set(sandbox_classes(node))
+
+    assert reads("auto", True, False, False, True) == {GVISOR, REQUIRED, OPTIONAL}
+    assert reads("auto", True, False, False, False) == {REQUIRED, OPTIONAL}
+    assert reads("auto", False, False, True, True) == {OPTIONAL}
+    assert reads("native", True, True, False, True) == {REQUIRED, OPTIONAL}
+    assert reads("native", True, False, True, True) == {OPTIONAL}
+    assert reads("native", True, False, False, True) == set()
