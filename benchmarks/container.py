@@ -246,7 +246,7 @@ def measure() -> Report:
         ours(jobs, "print(1)"), bare(jobs, raw, "print(1)")  # warm both
         alone, bare_alone = turns(jobs, raw, 1)
         pair, bare_pair = turns(jobs, raw, 2)
-        rates = [(flood_ours(jobs), flood_bare(jobs, raw)) for _ in range(3)]
+        rates = [(flood_ours(jobs), flood_bare(jobs, raw)) for _ in range(5)]
         lines, bare_lines = (statistics.median(column) for column in zip(*rates, strict=True))
         engine.build_images(jobs.socket, "cpu")
         loops = [(train_inside(jobs), train_natively(jobs.places.root)) for _ in range(5)]

@@ -25,6 +25,10 @@ _TAIL: Final = 1 << 16
 _ALL: Final = "stdout=1&stderr=1"
 _RETRIES: Final = 60
 _RETRY_EVERY: Final = 0.5
+_LULL: Final = 0.001
+"""Seconds for which more is let gather where one piece follows the other within that time: a round
+of the keeper's loop, a frame and an acknowledgement for each few lines would cost more than the
+lines. A job that prints now and then is heard at once."""
 
 
 class Attachment:
@@ -45,6 +49,8 @@ class Attachment:
         self._finished = False
         self._tries = 0
         self._retry_at = math.inf
+        self._read_at = -math.inf
+        self._lull_until = -math.inf
         self.broken = False
         """The connection ended where no stream does."""
         self.over = False
@@ -92,12 +98,14 @@ class Attachment:
                 self._retry(now)
 
     def next_due(self, now: float) -> float:
-        waits = self.broken and self._exchange is None and not self.over
-        return self._retry_at if waits else math.inf
+        if self._exchange is not None:
+            return self._lull_until if now < self._lull_until else math.inf
+        return self._retry_at if self.broken and not self.over else math.inf
 
     def declare(self) -> None:
         if self._exchange is not None:
-            mask = READ if self._room() > 0 else 0
+            wanted = self._room() > 0 and time.monotonic() >= self._lull_until
+            mask = READ if wanted else 0
             self._watch.want(self._exchange.fd, mask, self._read)
 
     def _retry(self, now: float) -> None:
@@ -128,6 +136,9 @@ class Attachment:
         if exchange is None:
             return
         reader = exchange.reader
+        now = time.monotonic()
+        self._lull_until = now + _LULL if now < self._read_at + 2 * _LULL else now
+        self._read_at = now
         try:
             # engines send small pieces: take all that is there before going round the loop
             for _ in range(_PIECES):

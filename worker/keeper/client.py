@@ -180,14 +180,14 @@ class KeeperLink:
         if self._gone or self._detached:
             return False
         try:
-            if not self._poll.poll(max(0.0, within) * 1000):
-                return False
-            size = self._connection.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            try:
+                size = self._connection.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                # most often there is something: waiting first would be a call more for each frame
+                return bool(self._poll.poll(max(0.0, within) * 1000))
             if size:
                 self._take(self._buffer[:size])
                 return True
-        except BlockingIOError:
-            return True  # polled too early
         except OSError:
             pass  # as good as its end
         self._gone = True

@@ -160,7 +160,9 @@ class ContainerSubject:
     def next_due(self, now: float) -> float:
         if self.all_dead:
             return self._output.next_due(now)
-        due = [self._meter_at if self._handle >= 0 else math.inf, self._dead_at + _GIVE_UP]
+        due = [self._output.next_due(now), self._dead_at + _GIVE_UP]
+        if self._handle >= 0:
+            due.append(self._meter_at)
         if self._op is not None:
             due.append(self._op_until)
         if self._op is None and self._wanted():

@@ -128,34 +128,29 @@ class Conversation:
     def flush(self) -> bool:
         """Send what can be sent now. False: the connection is broken."""
         self.blocked = False
-        while self._connection is not None and (waiting := self._next()) is not None:
-            spool, frame = waiting
-            try:
-                self._connection.send(frame)
-            except BlockingIOError:
-                self.blocked = True
-                return True
-            except OSError:
-                return False
-            self._sent(spool, frame)
+        try:
+            while self._connection is not None and self._send_next(self._connection):
+                pass
+        except BlockingIOError:
+            self.blocked = True
+        except OSError:
+            return False
         return True
 
-    def _next(self) -> tuple[int, bytes] | None:
-        """The next frame, with the index of the spool it comes from (-1: none)."""
+    def _send_next(self, connection: socket.socket) -> bool:
+        """Send the next frame; False if there is none. Raises OSError: it was not sent."""
         if self._control:
-            return -1, self._control[0]
+            connection.send(self._control[0])
+            self._control.popleft()
+            return True
         for index, spool in enumerate(self._spools):
             if spool.sent < spool.end:
-                return index, protocol.data_frame(index, spool.sent, spool.next())
+                data = spool.next()
+                connection.sendmsg((protocol.data_head(index, spool.sent), data))
+                spool.sent += len(data)
+                return True
         if self._farewell is not None and not self._farewell_sent:
-            return -1, self._farewell
-        return None
-
-    def _sent(self, index: int, frame: bytes) -> None:
-        if index >= 0:
-            stream, offset, data = protocol.parse_data(memoryview(frame))
-            self._spools[stream].sent = offset + len(data)
-        elif self._control:
-            self._control.popleft()
-        else:
+            connection.send(self._farewell)
             self._farewell_sent = True
+            return True
+        return False

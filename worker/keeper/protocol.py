@@ -130,8 +130,13 @@ class Verb(StrEnum):
     """The same, but wait for the next attempt, on this connection, in the place of ending."""
 
 
+def data_head(stream: int, offset: int) -> bytes:
+    """What goes before the data in a frame."""
+    return _DATA.pack(DATA, stream, offset)
+
+
 def data_frame(stream: int, offset: int, data: bytes) -> bytes:
-    return _DATA.pack(DATA, stream, offset) + data
+    return data_head(stream, offset) + data
 
 
 def parse_data(frame: memoryview) -> tuple[int, int, bytes]:
