@@ -18,6 +18,7 @@ from worker.keeper import procfs
 from worker.node import slot_records
 from worker.node.identity import boot_id
 from worker.node.paths import NodePaths
+from worker.node.processes import slot_leaders
 from worker.node.slot_records import SlotRecord
 
 pytestmark = pytest.mark.integration
@@ -179,17 +180,17 @@ def test_a_process_that_only_has_the_pid_is_left_alone(
         innocent.wait()
 
 
-def test_a_worker_that_was_never_recorded_is_found(start: Start) -> None:
+def test_a_worker_whose_record_is_lost_is_found(start: Start) -> None:
     first = start()
     first.wait_ready()
     worker = first.worker_pid()
     first.kill()
-    # as if the agent had been killed between the worker's start and its record
     first.paths.slot_record("cpu0").unlink()
     second = start()
     second.wait_ready()
     assert gone(worker), "it may have been started with anything, so it is replaced"
-    assert serving(second.paths.state_dir) == [second.worker_pid()]
+    left = slot_leaders(str(second.paths.state_dir), "cpu0")
+    assert [one.pid for one in left] == [second.worker_pid()]
 
 
 def test_a_worker_with_another_configuration_is_drained_and_replaced(start: Start) -> None:
@@ -251,7 +252,8 @@ def test_a_crash_loop_is_reported_with_the_last_lines_of_the_log(start: Start) -
 def test_a_program_that_cannot_be_executed_is_a_crash_loop_too(start: Start) -> None:
     agent = start(worker=["/nowhere/python"])
     wait_until(lambda: agent.event("slot.crash_loop"), what="the report")
-    assert "/nowhere/python" in agent.event("slot.crash_loop")["how"]  # type: ignore[index]  # None fails too
+    lines = agent.event("slot.crash_loop")["last_lines"]  # type: ignore[index]  # None fails too
+    assert "/nowhere/python: No such file or directory" in lines[-1]
     assert agent.stop() == 0
 
 

@@ -38,6 +38,7 @@ from worker.node.gpu_slots import gpu_slots
 from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
 from worker.node.log import event
 from worker.node.node_orders import NodeOrders
+from worker.node.nursery import Nursery
 from worker.node.parking import Parking
 from worker.node.paths import NodePaths
 from worker.node.redis_advice import advice
@@ -55,6 +56,7 @@ from worker.node.restarts import RestartPolicy
 from worker.node.services import cluster_services
 from worker.node.slot_worker import SlotWorker, WorkerState
 from worker.node.slots import (
+    PRELOADED,
     Launch,
     Slot,
     celery_command,
@@ -143,6 +145,9 @@ class Agent:
             restarts=restarts or RestartPolicy(),
             kill_after=kill_after,
         )
+        # a command of another's is not imported for
+        modules = PRELOADED if command is None else ()
+        self._nursery = Nursery(modules, self._launch.env, config.node.state_dir)
         self._slots = (*cpu_slots(config.slots.cpu_slots(usable_cores())), *gpus)
         self._parking = Parking()
         self._wide = WideSlots(config, make=self._worker, busy=self._has_job)
@@ -178,6 +183,8 @@ class Agent:
         self._paths.create()
         with contextlib.ExitStack() as stack:
             stack.enter_context(AgentLock.take(self._paths))
+            self._nursery.start()
+            stack.callback(self._nursery.close)
             self._settings.check()
             stack.enter_context(self._bell)
             identity = identify(self._config.node.name, self._paths)
@@ -246,6 +253,7 @@ class Agent:
             slot,
             paths=self._paths,
             launch=self._launch,
+            nursery=self._nursery,
             before_start=lambda slot: self._leftovers.settle_slot(slot.name),
         )
 

@@ -9,9 +9,8 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.keeper import procfs
@@ -32,18 +31,22 @@ class WatchedProcess:
     """A living process, held by pidfd: what is sent to it never reaches another."""
 
     def __init__(
-        self, name: ProcessName, fd: int, child: subprocess.Popen[bytes] | None = None
+        self, name: ProcessName, fd: int, status: Callable[[], int | None] = lambda: None
     ) -> None:
         self.name = name
         self._fd = fd
-        self._child = child
+        self._status = status
 
     @classmethod
-    def of_child(cls, child: subprocess.Popen[bytes]) -> WatchedProcess:
-        """Watch a child that has not been waited for: it is there, if only as a zombie."""
-        entry = procfs.process(child.pid)
-        name = ProcessName(pid=child.pid, start=entry.start if entry else 0)
-        return cls(name, os.pidfd_open(child.pid), child)
+    def of_pid(cls, pid: int, status: Callable[[], int | None]) -> WatchedProcess:
+        """Watch a process that waits for us to go on, so that the pid is its own.
+
+        ``status``: asked for its exit code (minus the signal) once it has ended. Raises OSError: it
+        has been killed.
+        """
+        fd = os.pidfd_open(pid)
+        entry = procfs.process(pid)
+        return cls(ProcessName(pid=pid, start=entry.start if entry else 0), fd, status)
 
     @classmethod
     def find(cls, name: ProcessName) -> WatchedProcess | None:
@@ -73,15 +76,12 @@ class WatchedProcess:
 
     def collect(self) -> int | None:
         """After its end: the exit code (minus the signal); None if that is another's to know."""
-        code = None if self._child is None else self._child.wait()
         os.close(self._fd)
-        return code
+        return self._status()
 
     def abandon(self) -> None:
         """Stop watching it; it lives on."""
         os.close(self._fd)
-        if self._child is not None:
-            self._child.returncode = 0  # else Popen warns of a child that still runs
 
 
 def kill_group(leader: ProcessName, within: float = 2.0) -> list[int]:
@@ -106,15 +106,18 @@ def kill_group(leader: ProcessName, within: float = 2.0) -> list[int]:
         time.sleep(_AGAIN)
 
 
-def group_leaders(marks: Mapping[str, str]) -> list[ProcessName]:
-    """Living process-group leaders of this user whose environment has all of ``marks``."""
-    wanted = {f"{key}={value}".encode() for key, value in marks.items()}
+def slot_leaders(state_dir: str, slot: str) -> list[ProcessName]:
+    """Living process-group leaders that are workers of this slot, as far as /proc shows it: by
+    their name where a nursery forked them, else by their environment."""
     found = []
     for pid in procfs.pids():
         entry = procfs.process(pid)
         if entry is None or entry.dead or entry.group != pid:
             continue
-        environ = procfs.read_bytes(f"/proc/{pid}/environ")
-        if environ and wanted <= set(environ.split(b"\0")):
+        environ = (procfs.read_bytes(f"/proc/{pid}/environ") or b"").split(b"\0")
+        if f"CYXWIZ_STATE_DIR={state_dir}".encode() not in environ:
+            continue
+        name = (procfs.read_bytes(f"/proc/{pid}/comm") or b"").strip()
+        if name == slot.encode()[:15] or f"CYXWIZ_SLOT={slot}".encode() in environ:
             found.append(ProcessName(pid=pid, start=entry.start))
     return found

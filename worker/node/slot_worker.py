@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,8 +19,9 @@ from worker.keeper.settle import remove_tree
 from worker.node import slot_records
 from worker.node.identity import boot_id
 from worker.node.log import event
+from worker.node.nursery import Nursery
 from worker.node.paths import NodePaths
-from worker.node.processes import WatchedProcess, group_leaders, kill_group
+from worker.node.processes import WatchedProcess, kill_group, slot_leaders
 from worker.node.slot_records import SlotRecord
 from worker.node.slots import Launch, Slot, slot_env
 
@@ -57,12 +57,14 @@ class SlotWorker:
         *,
         paths: NodePaths,
         launch: Launch,
+        nursery: Nursery,
         before_start: Callable[[Slot], None] = lambda slot: None,
     ) -> None:
         """``before_start`` runs before each start, when no worker of the slot is alive."""
         self.slot = slot
         self._paths = paths
         self._launch = launch
+        self._nursery = nursery
         self._before_start = before_start
         self._process: WatchedProcess | None = None
         self._since = 0.0
@@ -204,38 +206,40 @@ class SlotWorker:
         slot_records.forget(self._paths, name)
         slot_records.unmark_leaving(self._paths, name)
         self._since = now
-        log = None
+        log = 2
         try:
             temp.mkdir(mode=0o700, exist_ok=True)
-            log = None if self._launch.log_to_stderr else self._open_log()
-            child = subprocess.Popen(
+            if not self._launch.log_to_stderr:
+                log = slot_records.open_log(self._paths.slot_log(name))
+            born = self._nursery.bear(
                 self._launch.command(self.slot),
                 env=slot_env(self._launch, self.slot, self._paths),
-                stdin=subprocess.DEVNULL,
-                # stdout is the agent's own: people and programs read it
-                stdout=2 if log is None else log,
-                stderr=None if log is None else log,
-                cwd=self._paths.state_dir,
-                start_new_session=True,
+                output=log,
+                name=name,
             )
         except OSError as error:
             self._on_failure(now, f"cannot be started: {error}")
             return
         finally:
-            if log is not None:
+            if log != 2:
                 os.close(log)
-        self._process = WatchedProcess.of_child(child)
+        self._process = born.process
         self._state = WorkerState.STARTING
         record = SlotRecord(
             slot=name,
-            pid=child.pid,
-            start=self._process.name.start,
+            pid=born.process.name.pid,
+            start=born.process.name.start,
             boot_id=boot_id(),
             digest=self._launch.digest_for(self.slot),
             started=time.time(),
         )
-        slot_records.write(self._paths, record)
-        event("slot.started", slot=name, pid=child.pid)
+        try:
+            slot_records.write(self._paths, record)
+        except OSError:
+            born.let_go()
+            raise
+        born.go()
+        event("slot.started", slot=name, pid=self.pid)
 
     def _look_for_ready(self) -> None:
         if self._process is not None and slot_records.ready(
@@ -291,13 +295,9 @@ class SlotWorker:
         if self._process is not None:
             self._process.send(number)
 
-    def _open_log(self) -> int:
-        return slot_records.open_log(self._paths.slot_log(self.slot.name))
-
     def _unrecorded(self) -> WatchedProcess | None:
-        """A worker whose agent was killed before it could write the worker's record."""
-        marks = {"CYXWIZ_STATE_DIR": str(self._paths.state_dir), "CYXWIZ_SLOT": self.slot.name}
-        for name in group_leaders(marks):
+        """A worker whose record was lost."""
+        for name in slot_leaders(str(self._paths.state_dir), self.slot.name):
             if found := WatchedProcess.find(name):
                 return found
         return None

@@ -12,12 +12,24 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
 import worker
 from tasks.settings import Settings
 from worker.config import NodeConfig
 from worker.node.paths import NodePaths
 from worker.node.restarts import RestartPolicy
+
+PRELOADED: Final = (
+    "worker.celery",
+    "worker.consumer",
+    "celery.bin.celery",
+    "celery.apps.worker",
+    "celery.concurrency.prefork",
+    "celery.worker.strategy",
+    "kombu.transport.redis",
+)
+"""What every slot worker imports, so that it is imported once."""
 
 
 class SlotKind(StrEnum):
