@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
-_SECRET: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+SECRET_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):(?P<rest>.+)", re.DOTALL)
 _BUILTIN: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -131,7 +131,7 @@ def check_secrets(names: tuple[str, ...]) -> tuple[str, ...]:
     """Names, each once. A wrong one is not quoted: it might be the secret itself."""
     if len(names) > 32 or len(set(names)) != len(names):
         raise ValueError("more than 32, or one of them twice")
-    if not all(_SECRET.fullmatch(name) for name in names):
+    if not all(SECRET_NAME.fullmatch(name) for name in names):
         raise ValueError("one of them is no name of A-Z, a-z, 0-9 and '_.-'")
     return names
 

@@ -76,12 +76,13 @@ def admit(
     last_reason: str = "",
     engine_expected: bool = False,
     devices: SlotDevices = SlotDevices(),  # noqa: B008 - frozen
+    secrets: frozenset[str] = frozenset(),
 ) -> Admitted | HandBack | Refused:
     """The decision for a job on a slot of this node, which has these ``devices``.
 
     ``standing``: whose job it is. ``last_reason``: why the attempt before this one ended, or was
     handed back. ``engine_expected``: the slot offered containers when it began to read its queues,
-    so an engine that is away now will be back.
+    so an engine that is away now will be back. ``secrets``: the names of those that the node has.
     """
     lacks = lacking(job, standing)
     if lacks is not None:
@@ -101,7 +102,7 @@ def admit(
     )
     if isinstance(chosen, NoMode):
         return _nowhere(job, config, chosen, engine, standing, last_reason, engine_expected)
-    unable = _unable(job, chosen.mode, last_reason, devices)
+    unable = _unable(job, chosen.mode, last_reason, devices, secrets)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
@@ -160,7 +161,11 @@ def _not_here(message: str, last_reason: str) -> HandBack | Refused:
 
 
 def _unable(
-    job: JobConfig, mode: ExecutionMode, last_reason: str, devices: SlotDevices
+    job: JobConfig,
+    mode: ExecutionMode,
+    last_reason: str,
+    devices: SlotDevices,
+    secrets: frozenset[str],
 ) -> HandBack | Refused | None:
     """What this slot of this node cannot give, and must not pretend to."""
     if why := unfit(job, devices):
@@ -170,8 +175,9 @@ def _unable(
             reason=FailureReason.IMAGE_UNAVAILABLE,
             message=f"image: {job.image} is asked for, and this node runs jobs natively",
         )
-    if job.secrets:
-        message = f"secrets: this node has none of the name {job.secrets[0]}"
+    missing = [name for name in job.secrets if name not in secrets]
+    if missing:
+        message = f"secrets: this node has none of the name {', '.join(missing)}"
         return _not_here(message, last_reason)
     if job.network is not Network.NONE and mode is not ExecutionMode.NATIVE:
         message = f"network: {job.network} is asked for, and this node has none for jobs"

@@ -23,6 +23,7 @@ from worker.node.paths import NodePaths
 from worker.orders import Orders
 from worker.runtimes.base import Runtime
 from worker.trust.keyring import Keyring
+from worker.trust.secrets import Secrets
 
 NATIVE: Final = "native"
 """The mode of attempts that run without an engine."""
@@ -65,6 +66,7 @@ class NodeParts:
     native: Runtime
     engines: Engines
     keyring: Keyring
+    secrets: Secrets
     audit: Audit
     orders: Orders
     crew: Crew

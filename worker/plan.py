@@ -65,6 +65,15 @@ class Grant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SecretFiles:
+    """Secrets for one attempt, each a file of its name."""
+
+    place: Path
+    """A directory in memory, which is not there yet."""
+    values: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LaunchPlan:
     """All that a runtime needs to start one attempt; it asks for nothing else."""
 
@@ -90,6 +99,8 @@ class LaunchPlan:
     """Patterns of images that this attempt may run beside those of ``images.allow``."""
     mounts: tuple[Mount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    secrets: SecretFiles | None = None
+    """The runtime writes them, and whoever clears up removes them."""
 
 
 class StopCause(StrEnum):

@@ -14,6 +14,7 @@ import redis
 from tasks import events
 from tasks.errors import (
     BadSignature,
+    ConfigError,
     InvalidJob,
     KeeperError,
     LeaseLost,
@@ -34,16 +35,18 @@ from worker.ending import Ending
 from worker.granting import grant as grant_slot
 from worker.granting import promised_mb
 from worker.heirs import Heir
+from worker.keeper import secret_files
 from worker.launchers import Asked, Launcher, Picked
 from worker.lease import Renewal, local_deadline
 from worker.limits import effective_timeout
 from worker.note import Note, remember
 from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NATIVE, NodeParts
-from worker.plan import AttemptId, ExitStatus, LaunchPlan
+from worker.plan import AttemptId, ExitStatus, LaunchPlan, SecretFiles
 from worker.result import missing_output, success_result
 from worker.runtimes.base import Handle
 from worker.stream.decoder import Decoder
+from worker.stream.masking import Mask
 from worker.stream.publisher import Publisher
 from worker.stream.reading import Reading
 from worker.supplies import Supplies
@@ -114,6 +117,7 @@ class Run:
         self._launcher: Launcher | None = None
         self._picked = Picked()
         self._told_of_pull = 0.0
+        self._mask: Mask | None = None
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
         self._away = 0.0
@@ -287,6 +291,7 @@ class Run:
         """Admission, image, data, grant."""
         parts = self._parts
         standing = self._audited.standing = self._standing(job)
+        secrets = self._secrets(job, standing)
         decision = admit(
             job,
             parts.config,
@@ -296,6 +301,7 @@ class Run:
             last_reason=self._claim.handed_back_everywhere,
             engine_expected=parts.place.offers_containers,
             devices=parts.place.slot_devices,
+            secrets=frozenset(secrets),
         )
         match decision:
             case Refused():
@@ -334,6 +340,7 @@ class Run:
             checkpoints=parts.checkpoints.of(self._id.job_id),
             data=provided.data_path,
             code=provided.code,
+            secrets=self._secret_files(secrets),
         )
         return launcher.plan(asked, self._picked)
 
@@ -347,6 +354,24 @@ class Run:
         except BadSignature as error:
             raise TurnedAway.rejected(FailureReason.UNTRUSTED, str(error)) from None
         return standing
+
+    def _secrets(self, job: JobConfig, standing: Standing) -> Mapping[str, str]:
+        """Those that the job asks for, as far as the node has them; {} for an untrusted one."""
+        if not job.secrets or standing.key is None:
+            return {}
+        try:
+            return self._parts.secrets.take(job.secrets)
+        except ConfigError as error:
+            log.error("secrets.unusable attempt=%s error=%s", self._id, error)
+            message = "secrets: the node's file of them is wrong"
+            raise TurnedAway.handed_back(FailureReason.ENGINE_ERROR, message) from None
+
+    def _secret_files(self, values: Mapping[str, str]) -> SecretFiles | None:
+        if not values:
+            return None
+        config = self._parts.config
+        root = config.trust.secrets_root(config.node.state_dir)
+        return SecretFiles(place=root / str(self._id), values=values)
 
     def _pulling(self, image: str, detail: str) -> None:
         """Pass on how a pull gets on; raises to end it."""
@@ -395,6 +420,8 @@ class Run:
 
     def _watch(self, job: JobConfig) -> ExitStatus:
         assert self._handle is not None  # noqa: S101 - _start has set it
+        values = secret_files.read(self._parts.paths.attempt(self._id)).values()
+        self._mask = Mask(values) if values else None
         timeouts = self._parts.config.timeouts
         self._attempt = Attempt(
             job=job,
@@ -437,13 +464,17 @@ class Run:
             self._devices.start()
 
     def _where_it_was(self, job: JobConfig) -> dict[str, Any]:
-        """Where the reading of an attempt goes on that runs already; {} for a new one."""
+        """What reads the output of an attempt; and where that goes on, if it runs already."""
         if self._heir is None or self._heir.adopted is None:
-            return {}
+            return {"decoder": Decoder(self._id.job_id, job.epochs, mask=self._mask)}
         before = self._heir.adopted
         return {
             "decoder": Decoder(
-                self._id.job_id, job.epochs, left=self._reading, progress=_progress(before.progress)
+                self._id.job_id,
+                job.epochs,
+                left=self._reading,
+                progress=_progress(before.progress),
+                mask=self._mask,
             ),
             "began": self._heir.note.began,
             "paused": before.state is JobState.PAUSED,
@@ -456,6 +487,8 @@ class Run:
         assert note.output is not None  # noqa: S101 - a note of ours is whole
         if self._fenced:
             raise LeaseLost(str(self._id))
+        if self._mask is not None:
+            exit_ = replace(exit_, error=self._mask.text(exit_.error))
         used = {} if self._devices is None else self._devices.totals()
         self._publisher.state(
             events.Usage(

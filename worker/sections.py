@@ -5,9 +5,11 @@ The descriptions say what is right: error messages quote them.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -205,6 +207,18 @@ class TrustSection(Section):
         (), strict=False, description="a list of absolute paths of public keys"
     )
     require_patched: Flag = False
+    secrets: AbsolutePath | None = Field(
+        None, description=f"{PATH} of a file of names and values that only the node's user can read"
+    )
+    secrets_dir: AbsolutePath = Field(
+        Path("/dev/shm"),
+        description=f"{PATH} on a tmpfs: a job's secrets are there while it runs",
+    )
+
+    def secrets_root(self, state_dir: Path) -> Path:
+        """Of the node with this ``state_dir``; in it, each attempt with secrets has a directory."""
+        whose = hashlib.sha256(str(state_dir).encode()).hexdigest()[:12]
+        return self.secrets_dir / f"cyxwiz-secrets-{os.geteuid()}-{whose}"
 
 
 class ImagesSection(Section):

@@ -39,6 +39,7 @@ from worker.store.policy import Policy
 from worker.store.provide import Store
 from worker.supervisor import Supervisor
 from worker.trust.keyring import Keyring
+from worker.trust.secrets import Secrets
 
 if TYPE_CHECKING:
     from worker.node.presence import Presence
@@ -244,6 +245,7 @@ class SlotProcess:
             native=native,
             engines=self._engines,
             keyring=self._keyring,
+            secrets=Secrets(self._config.trust.secrets),
             audit=Audit(self._paths.audit, node=self._config.node.name, slot=self.name),
             orders=self._orders,
             crew=self._crew,

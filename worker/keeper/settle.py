@@ -23,7 +23,7 @@ from typing import Any
 
 from tasks.errors import PlatformError
 from worker.devices.leases import held
-from worker.keeper import containers, lock, procfs, protocol
+from worker.keeper import containers, lock, procfs, protocol, secret_files
 
 _AGAIN = 0.01
 
@@ -81,6 +81,8 @@ def settle(
         paths = {*leases, *(record.leases if record else ())}
         until = time.monotonic() + timeout
         over = containers.end(directory, until)
+        with contextlib.suppress(OSError):
+            secret_files.remove(directory)  # whatever may still run: it gets them no more
         killed: list[int] = []
         blocking: tuple[Path, ...] = ()
         if not all_dead or any(held(path) for path in paths):
@@ -95,6 +97,7 @@ def settle(
                 blocking = hunt.blocked()
             killed = hunt.killed
         if over and not blocking:
+            secret_files.remove(directory)
             if record is not None:
                 remove_tree(record.scratch)
             remove_tree(directory)

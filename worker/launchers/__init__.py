@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.job import JobConfig
-from worker.plan import AttemptId, Grant, LaunchPlan, Limits
+from worker.plan import AttemptId, Grant, LaunchPlan, Limits, SecretFiles
 from worker.runtimes.base import Handle, Runtime
 from worker.store.code import Code
 
@@ -45,6 +45,7 @@ class Asked:
     checkpoints: Path
     data: Path | None
     code: Code | None
+    secrets: SecretFiles | None = None
 
 
 class Launcher(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.choices import Device
 from tasks.job import JobConfig
 from worker.launchers import Asked, Picked
+from worker.launchers.secrets import with_secrets
 from worker.node.paths import NodePaths
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Handle
@@ -19,6 +20,7 @@ from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.manager import Image
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.sandbox.launch import container_plan
+from worker.sandbox.profile import TARGET_SECRETS
 from worker.sandbox.selection import NoImage, known_images, select_image
 
 
@@ -88,6 +90,7 @@ class ContainerLauncher:
             data=asked.data,
             code=asked.code,
         )
+        plan = with_secrets(plan, asked.secrets, TARGET_SECRETS)
         return replace(plan, also_images=self._also_images)
 
     def report(self, handle: Handle) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tasks.job import JobConfig
 from worker.config import NodeConfig
 from worker.launch import native_plan
 from worker.launchers import Asked, Picked
+from worker.launchers.secrets import with_secrets
 from worker.node.paths import NodePaths
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Handle, Runtime
@@ -29,7 +30,7 @@ class NativeLauncher:
         return Picked()
 
     def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
-        return native_plan(
+        plan = native_plan(
             job=asked.job,
             attempt=asked.attempt,
             number=asked.number,
@@ -41,6 +42,7 @@ class NativeLauncher:
             data=asked.data,
             code=asked.code,
         )
+        return with_secrets(plan, asked.secrets)
 
     def report(self, handle: Handle) -> dict[str, Any]:
         return {}

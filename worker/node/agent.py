@@ -69,6 +69,7 @@ from worker.node.stop_bell import StopBell
 from worker.node.wide_demand import WideDemand
 from worker.node.wide_slots import WideSlots
 from worker.trust.keyring import Keyring
+from worker.trust.secrets import Secrets
 
 _TIDY_EVERY: Final = 30.0
 _LOOK_AT_DEVICES_EVERY: Final = 1.0
@@ -173,13 +174,15 @@ class Agent:
 
         Raises:
             PlatformError: this host cannot be a node.
-            ConfigError: the state directory is not safe to use, or a file of trust.keys is wrong.
+            ConfigError: the state directory is not safe to use, or a file of trust.keys or
+                trust.secrets is wrong.
             NodeConflict: another agent has the state directory, or a live node the name.
             RedisUnavailable: Redis does not answer.
         """
         ensure_supported_platform()
         require_pidfd()
         Keyring(self._config.trust.keys).check()
+        Secrets(self._config.trust.secrets).names()
         self._paths.create()
         with contextlib.ExitStack() as stack:
             stack.enter_context(AgentLock.take(self._paths))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tasks.errors import KeeperError, RuntimeUnavailable
-from worker.keeper import client, containers, lock, protocol
+from worker.keeper import client, containers, lock, protocol, secret_files
 from worker.keeper.client import KeeperLink
 from worker.keeper.protocol import Verb
 from worker.keeper.settle import Settlement, remove_tree, settle
@@ -84,6 +84,9 @@ class NativeRuntime:
                 if _make(directory):
                     made.append(directory)
             guard = self._guard(plan)
+            if plan.secrets is not None:
+                user = (os.geteuid(), os.getegid())
+                secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
             connection = self._zygote.spawn(self._spec(plan, deadline), guard, plan.grant.fds)
             link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
         except (OSError, KeeperError, RuntimeUnavailable) as error:

@@ -85,6 +85,10 @@ def _mounts(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding
     wanted = {"nosuid", "nodev"} | ({"noexec"} if profile.tmp_noexec else set())
     seen = "absent" if not tmp else ",".join(sorted(wanted & set(tmp))) or "none of them"
     found.append(_finding("/tmp", ",".join(sorted(wanted)), seen))
+    if any(one["Target"] == profiles.TARGET_SECRETS for one in host["Mounts"]):
+        kind, options = _kinds(pid).get(profiles.TARGET_SECRETS, ("absent", ()))
+        here = f"{kind} {'ro' if 'ro' in options else 'rw'}"
+        found.append(_finding("secrets", "tmpfs ro", here))
     writable = {one["Target"] for one in host["Mounts"] if not one["ReadOnly"]}
     expected = {profiles.TMP, *writable}
     stray = sorted(
@@ -107,11 +111,17 @@ def _of_the_kernel(path: str) -> bool:
 
 def _table(pid: int) -> dict[str, tuple[str, ...]]:
     """Mount point to its options; the topmost where several lie over each other."""
+    return {path: options for path, (_, options) in _kinds(pid).items()}
+
+
+def _kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Mount point to its file system and its options."""
     text = (procfs.read_bytes(f"/proc/{pid}/mountinfo") or b"").decode(errors="replace")
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in text.splitlines():
-        fields = line.split(" ")
-        found[fields[4]] = tuple(fields[5].split(","))
+        mount, _, of = line.partition(" - ")
+        fields = mount.split(" ")
+        found[fields[4]] = (of.split(" ")[0], tuple(fields[5].split(",")))
     return found
 
 

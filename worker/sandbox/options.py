@@ -138,6 +138,8 @@ def _job_mounts(plan: LaunchPlan) -> list[dict[str, Any]]:
     ]
     if plan.data is not None:
         own.insert(0, _bind(str(plan.data), profiles.TARGET_DATA, read_only=True))
+    if plan.secrets is not None:
+        own.append(_bind(str(plan.secrets.place), profiles.TARGET_SECRETS, read_only=True))
     more = (*plan.mounts, *plan.grant.mounts)
     return own + [_bind(str(one.source), one.target, read_only=one.read_only) for one in more]
 
@@ -159,6 +161,7 @@ def _covers(volumes: Iterable[str]) -> list[dict[str, Any]]:
         profiles.TARGET_DATA,
         profiles.TARGET_CHECKPOINTS,
         profiles.TARGET_OUTPUT,
+        profiles.TARGET_SECRETS,
     }
     return [
         {

@@ -14,6 +14,7 @@ USER = (1000, 1000)
 TARGET_DATA = "/job/data"
 TARGET_CHECKPOINTS = "/job/checkpoints"
 TARGET_OUTPUT = "/job/output"
+TARGET_SECRETS = "/job/secrets"
 TMP = "/tmp"
 
 LEAST_PIDS = 64

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from tasks.events import Checkpoint, Event, Log, Progress
 from worker.runtimes.base import Chunk, Stream
 from worker.stream.lines import LineBuffer, text_of
+from worker.stream.masking import Mask
 from worker.stream.reading import Reading
 
 _MOST_LINES: Final = 200
@@ -74,9 +75,11 @@ class Decoder:
         *,
         left: Reading | None = None,
         progress: Progress | None = None,
+        mask: Mask | None = None,
     ) -> None:
         """``left``: what an earlier supervisor of the same attempt left, if there was one;
-        ``progress``: the last that it heard of."""
+        ``progress``: the last that it heard of. ``mask``: of secrets that the job has."""
+        self._mask = mask
         self._job_id = job_id
         self._total_epochs = total_epochs
         self._buffers = {one: LineBuffer() for one in Stream}
@@ -158,6 +161,8 @@ class Decoder:
         for line, cut in lines:
             event = None
             end += len(line) + cut + 1
+            if self._mask is not None:
+                line = self._mask.line(line, cut=bool(cut))
             if line[:1] == b"{" and stream is Stream.STDOUT and not cut:
                 event = self._message(line, log)
             elif line:
@@ -195,6 +200,7 @@ class Decoder:
         except (ValueError, RecursionError):
             said = None
         if isinstance(said, dict):
+            said = said if self._mask is None else self._mask.said(said)
             claimed = said.get("job_id", self._job_id)
             kind = said.get("type")
             if claimed != self._job_id and kind in ("progress", "complete", "checkpoint"):
@@ -230,12 +236,16 @@ class Decoder:
             loss=_number(said.get("loss")),
             accuracy=_number(said.get("accuracy")),
             metrics=_metrics(said),
-            line=text_of(line),
+            line=self._masked(text_of(line)),
         )
+
+    def _masked(self, text: str) -> str:
+        return text if self._mask is None else self._mask.text(text)
 
     def _log(self, text: str, log: list[str]) -> None:
         if not text:
             return
+        text = self._masked(text)
         log.append(text)
         self._tail.append(text[:200])
         if "rror" in text or "CUDA" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,15 @@ class Node:
         engine: EngineReport = ENGINE,
         mode: str = "auto",
         again: str = "",
+        has: Iterable[str] = (),
         **fields: Any,
     ) -> Admitted | HandBack | Refused:
         given = {"command": ["true"], "job_id": "job-1", **fields}
         job = JobConfig.parse(given) if key is None else sign(given, key, now=NOW)
         config = NodeConfig.model_validate({"execution": {"mode": mode}})
         standing = self.ring.standing(job, NOW)
-        return admit(job, config, HOST, engine_state(config, [engine]), standing, last_reason=again)
+        state = engine_state(config, [engine])
+        return admit(job, config, HOST, state, standing, last_reason=again, secrets=frozenset(has))
 
 
 def test_only_a_key_whose_scope_has_native_frees_a_job_of_its_container(tmp_path: Path) -> None:
@@ -111,6 +114,16 @@ def test_unsigned_jobs_and_narrow_scopes_are_refused_at_once(
         refused = Node(tmp_path).decide(key, **fields)
         assert isinstance(refused, Refused)
         assert refused.reason is FailureReason.UNTRUSTED
+
+
+def test_a_secret_that_the_node_has_not_is_for_another_node_to_give(tmp_path: Path) -> None:
+    node = Node(tmp_path, secrets=["hf-*"])
+    job = {"secrets": ["hf-a", "hf-b"]}
+    first = node.decide(ALICE, has={"hf-a"}, **job)
+    assert isinstance(first, HandBack)
+    assert first.message == "secrets: this node has none of the name hf-b"
+    assert isinstance(node.decide(ALICE, has={"hf-a"}, again="untrusted", **job), Refused)
+    assert isinstance(node.decide(ALICE, has={"hf-a", "hf-b"}, **job), Admitted)
 
 
 def test_a_key_caps_what_its_jobs_get_by_default_too(tmp_path: Path) -> None:

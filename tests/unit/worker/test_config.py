@@ -152,7 +152,12 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "output_mb": 2,
             "job_mb": 3,
         },
-        "trust": {"keys": ["/k.pub"], "require_patched": True},
+        "trust": {
+            "keys": ["/k.pub"],
+            "require_patched": True,
+            "secrets": "/s.yaml",
+            "secrets_dir": "/run/s",
+        },
         "images": {"allow": ["x/*"], "keep_days": 7, "keep_free_mb": 8},
         "timeouts": {
             "stop_grace": 1.0,

@@ -6,12 +6,24 @@ from tasks.errors import ConfigError, KeyUnusable
 from worker.cli.checks.base import Check, Situation, blocks, ok
 from worker.trust.keyfile import TrustedKey
 from worker.trust.keyring import Keyring
+from worker.trust.secrets import Secrets
 
 
 def check_trust(situation: Situation) -> Check:
-    """Read each file of ``trust.keys``; a node with a wrong one does not start."""
+    """Read each file of ``trust.keys`` and that of secrets; a node with a wrong one does not
+    start."""
+    section = situation.config.trust
     try:
-        keys = Keyring(situation.config.trust.keys).check()
+        names = sorted(Secrets(section.secrets).names())
+    except ConfigError as error:
+        return blocks(
+            "trust",
+            "the file of trust.secrets is wrong",
+            why=str(error),
+            todo="mend the file; it is not needed where no job gets a secret",
+        )
+    try:
+        keys = Keyring(section.keys).check()
     except (ConfigError, KeyUnusable) as error:
         return blocks(
             "trust",
@@ -21,7 +33,8 @@ def check_trust(situation: Situation) -> Check:
         )
     if not keys:
         return ok("trust", "no key is trusted: every job is sandboxed")
-    return ok("trust", "; ".join(_line(key) for key in keys))
+    has = [f"secrets: {', '.join(names)}"] if names else []
+    return ok("trust", "; ".join([*(_line(key) for key in keys), *has]))
 
 
 def _line(key: TrustedKey) -> str:

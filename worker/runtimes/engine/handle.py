@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.errors import KeeperError
-from worker.keeper import containers
+from worker.keeper import containers, secret_files
 from worker.plan import AttemptId, ExitStatus
 from worker.runtimes.base import Chunk, Status, Stream
 from worker.runtimes.engine.errors import EngineError
@@ -15,6 +15,7 @@ from worker.runtimes.engine.logs import KeptLogs
 from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.report import SandboxReport
 from worker.runtimes.native import NativeHandle
+from worker.stream.masking import Mask
 
 
 class EngineHandle:
@@ -84,5 +85,7 @@ class EngineHandle:
         noted = containers.read(self._state)
         if noted is not None and self._kept.status() is Status.EXITED:
             with contextlib.suppress(EngineError, OSError):
-                self._logs.save(self._manager, noted.name, str(self.attempt))
+                values = secret_files.read(self._state).values()
+                mask = Mask(values) if values else None
+                self._logs.save(self._manager, noted.name, str(self.attempt), mask)
         self._kept.remove()

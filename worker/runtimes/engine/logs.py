@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from worker.runtimes.base import Stream
 from worker.runtimes.engine.errors import EngineError
 from worker.runtimes.engine.manager import ContainerManager
+from worker.stream.lines import LineBuffer
+from worker.stream.masking import Mask
 
 _SUFFIX: Final = ".log"
 MOST_BYTES: Final = 32 << 20
@@ -28,8 +32,15 @@ class KeptLogs:
     def path(self, attempt: str) -> Path:
         return self._place / f"{attempt}{_SUFFIX}"
 
-    def save(self, manager: ContainerManager, container: str, attempt: str) -> None:
-        """Keep what the stopped ``container`` wrote. What cannot be had is no error."""
+    def save(
+        self,
+        manager: ContainerManager,
+        container: str,
+        attempt: str,
+        mask: Mask | None = None,
+    ) -> None:
+        """Keep what the stopped ``container`` wrote. What cannot be had is no error. ``mask``: of
+        secrets that it had; then its lines are kept as far as events keep them."""
         if not self._seconds:
             return
         self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +48,8 @@ class KeptLogs:
         left = MOST_BYTES
         with contextlib.suppress(EngineError), partial.open("wb") as file:
             partial.chmod(0o600)
-            for _, data in manager.stream(container, follow=False):
+            pieces = manager.stream(container, follow=False)
+            for data in _plain(pieces) if mask is None else _masked(pieces, mask):
                 file.write(data[:left])
                 left -= len(data)
                 if left <= 0:
@@ -60,3 +72,20 @@ class KeptLogs:
                 excess -= there.st_size
                 old.append(path)
         return old
+
+
+def _plain(pieces: Iterable[tuple[Stream, bytes]]) -> Iterator[bytes]:
+    return (data for _, data in pieces)
+
+
+def _masked(pieces: Iterable[tuple[Stream, bytes]], mask: Mask) -> Iterator[bytes]:
+    """Line by line, since a secret may lie across two pieces."""
+    buffers = {one: LineBuffer() for one in Stream}
+    offsets = dict.fromkeys(Stream, 0)
+    for stream, data in pieces:
+        for line, cut in buffers[stream].feed(offsets[stream], data):
+            yield mask.line(line, cut=bool(cut)) + b"\n"
+        offsets[stream] += len(data)
+    for buffer in buffers.values():
+        for line, cut in buffer.flush():
+            yield mask.line(line, cut=bool(cut)) + b"\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks.errors import KeeperError, RuntimeUnavailable
-from worker.keeper import client, containers, lock, protocol
+from worker.keeper import client, containers, lock, protocol, secret_files
 from worker.keeper.client import KeeperLink
 from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
@@ -292,6 +292,9 @@ class EngineRuntime:
                     directory.mkdir(mode=0o700, parents=True)
                     made.append(directory)
             guard = self._guard(plan)
+            if plan.secrets is not None:
+                user = self._settings.profile.user
+                secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
             self._give(plan)
             started = self._launch(plan, image, stand, guard, deadline)
         except (OSError, KeeperError, RuntimeUnavailable):
@@ -311,7 +314,8 @@ class EngineRuntime:
         api = self._client.version().api
         name = container_name(plan.attempt, plan.state)
         socket = str(self._settings.socket)
-        keep = not self._settings.remove_containers
+        # what it wrote stays in the engine with it, secrets unmasked
+        keep = not self._settings.remove_containers and plan.secrets is None
         containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
         asked = with_rlimits(self.making.asked(self.asked(plan, image)), stand)
         container = self._create(name, asked)
