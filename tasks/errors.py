@@ -8,6 +8,9 @@ CyxWizError
 ├── BadSignature        a job's signature is not its own, has expired, or was used before
 │   └── UnknownKey      … is by a key that is not known here
 ├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
+├── WrongExec           a command beside a job cannot be asked for like that
+├── ExecFailed          … was ended by its node, or nobody knows how it ended
+│   └── ExecRefused     … is refused by the node
 ├── LeaseLost           this attempt no longer owns the job: whatever it writes is refused
 │   └── BrokenRecord    … because what the record holds is none: it was not written by the project
 ├── JobFailed           what `AsyncResult.get()` raises for a job that failed
@@ -53,6 +56,18 @@ class UnknownKey(BadSignature):
 
 class RedisUnavailable(CyxWizError, ConnectionError):
     """Redis cannot be reached. The message names the URL, with the password masked."""
+
+
+class WrongExec(CyxWizError):
+    """A command cannot be asked for like that; the message says what would be right."""
+
+
+class ExecFailed(CyxWizError):
+    """A command beside a job was ended, or nobody knows how it ended; the message says why."""
+
+
+class ExecRefused(ExecFailed):
+    """The node does not run the command; the message says why."""
 
 
 class LeaseLost(CyxWizError):

@@ -144,6 +144,10 @@ class Keys:
         """Hash: what a node's metrics are made of."""
         return f"{self.prefix}counts:{node}"
 
+    def exec(self, token: str) -> str:
+        """Stream: the output of a command beside a job; lives as long as it is written to."""
+        return f"{self.prefix}exec:{token}"
+
     @property
     def cordoned(self) -> str:
         """Hash: nodes that shall take no new job, by name: why, and whether they drain (JSON)."""

@@ -41,7 +41,8 @@ LIFETIME_S: Final = 7 * 24 * 3600.0
 MOST_LIFETIME_S: Final = 366 * 24 * 3600.0
 _SKEW_S: Final = 300.0
 """How much a producer's clock may be ahead of a node's."""
-_DOMAIN: Final = b"cyxwiz job signature 1\n"
+JOB: Final = b"cyxwiz job signature 1\n"
+"""What a signature is for begins with its kind, so none is good as one of another kind."""
 _STAMP: Final = re.compile(
     r"cyxwiz1\.(?P<key>[0-9a-f]{32})\.(?P<issued>\d{1,12})\.(?P<expires>\d{1,12})"
     r"\.(?P<nonce>[0-9a-f]{32})\.(?P<signature>[A-Za-z0-9_-]{86})",
@@ -206,15 +207,43 @@ def sign(
     config = JobConfig.parse(job)
     wire = {**config.to_wire(), "job_id": config.job_id or str(uuid.uuid4())}
     begin = int(time.time() if now is None else now)
+    return JobConfig.parse({**wire, "signature": seal(JOB, wire, key, begin, int(lifetime))})
+
+
+def seal(kind: bytes, wire: Mapping[str, Any], key: SigningKey, issued: int, lifetime: int) -> str:
+    """The text of a signature over ``wire``, a JSON object; its ``signature`` is left out.
+
+    ``issued``: seconds since the epoch; ``lifetime``: seconds from then.
+    """
     stamp = Stamp(
         key_id=key.public.key_id,
-        issued=begin,
-        expires=begin + int(lifetime),
+        issued=issued,
+        expires=issued + lifetime,
         nonce=secrets.token_hex(16),
         signature=b"",
     )
-    text = _base64(key.sign(_signed_bytes(stamp, wire)))
-    return JobConfig.parse({**wire, "signature": f"{stamp.header}.{text}"})
+    return f"{stamp.header}.{_base64(key.sign(_signed_bytes(kind, stamp, wire)))}"
+
+
+def opened(
+    kind: bytes, wire: Mapping[str, Any], keys: Mapping[str, PublicKey], now: float
+) -> Stamp | None:
+    """What `seal` put into ``wire``; None: it is not the signature of this. See `verify`.
+
+    Raises UnknownKey; BadSignature: it is of no form, or not good at ``now``.
+    """
+    stamp = Stamp.parse(str(wire.get("signature")))
+    key = keys.get(stamp.key_id)
+    if key is None:
+        raise UnknownKey(f"signature: by the key {stamp.key_id}, which is not known here")
+    if not key.verifies(stamp.signature, _signed_bytes(kind, stamp, wire)):
+        return None
+    if stamp.issued > now + _SKEW_S or stamp.expires - stamp.issued > MOST_LIFETIME_S:
+        raise BadSignature(
+            "signature: begins in the future, or is good for more than 366 days: look at the "
+            "clocks of both, and sign it again"
+        )
+    return stamp
 
 
 def verify(job: JobConfig, keys: Mapping[str, PublicKey], now: float) -> Stamp:
@@ -225,19 +254,11 @@ def verify(job: JobConfig, keys: Mapping[str, PublicKey], now: float) -> Stamp:
     """
     if job.signature is None:
         raise BadSignature("signature: the job is not signed")
-    stamp = Stamp.parse(job.signature)
-    key = keys.get(stamp.key_id)
-    if key is None:
-        raise UnknownKey(f"signature: by the key {stamp.key_id}, which is not known here")
-    if not key.verifies(stamp.signature, _signed_bytes(stamp, job.to_wire())):
+    stamp = opened(JOB, job.to_wire(), keys, now)
+    if stamp is None:
         raise BadSignature(
             "signature: is not that of this job: the job was changed after it was signed (its "
             "job_id counts too), or the signature is another job's"
-        )
-    if stamp.issued > now + _SKEW_S or stamp.expires - stamp.issued > MOST_LIFETIME_S:
-        raise BadSignature(
-            "signature: begins in the future, or is good for more than 366 days: look at the "
-            "clocks of producer and node, and sign the job again"
         )
     if now >= stamp.expires:
         raise BadSignature(
@@ -247,9 +268,9 @@ def verify(job: JobConfig, keys: Mapping[str, PublicKey], now: float) -> Stamp:
     return stamp
 
 
-def _signed_bytes(stamp: Stamp, wire: Mapping[str, Any]) -> bytes:
+def _signed_bytes(kind: bytes, stamp: Stamp, wire: Mapping[str, Any]) -> bytes:
     spec = {name: value for name, value in wire.items() if name != "signature"}
-    return _DOMAIN + f"{stamp.header}\n{jsonvalue.canonical(spec)}".encode()
+    return kind + f"{stamp.header}\n{jsonvalue.canonical(spec)}".encode()
 
 
 def _ed25519() -> Any:

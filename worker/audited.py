@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+from tasks import jsonvalue
 from tasks.job import JobConfig
 from tasks.state import FailureReason
 from worker.admission import Admitted
 from worker.launchers import Picked
 from worker.node.audit import Audit
 from worker.plan import AttemptId, LaunchPlan
+from worker.trust.commanding import Denied
 from worker.trust.keyring import UNSIGNED, Standing
 from worker.turned_away import TurnedAway
 
@@ -50,6 +53,22 @@ class Audited:
             raise TurnedAway.handed_back(
                 FailureReason.ENGINE_ERROR, f"the audit cannot be written: {error}"
             ) from None
+
+    def commanded(self, key: str, argv: Sequence[str], seconds: float) -> None:
+        """A command is to run beside it. Raises Denied: that cannot be written down."""
+        try:
+            self._audit.write(
+                "exec", **self._named, key=key, argv=jsonvalue.canonical(argv), seconds=seconds
+            )
+        except OSError as error:
+            raise Denied(f"the audit cannot be written: {error}") from None
+
+    def command_ended(self, code: int | None, why: str) -> None:
+        """Of `commanded`. What cannot be written is said in the log."""
+        try:
+            self._audit.write("exec_ended", **self._named, code=code, why=why)
+        except OSError as error:
+            log.error("audit.unwritten job=%s error=%s", self._named["job"], error)
 
     def ended(self, state: str, reason: str, message: str) -> None:
         """However it ended, if only by a lost lease. What cannot be written is said in the log."""

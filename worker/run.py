@@ -21,6 +21,7 @@ from tasks.errors import (
     RecordGone,
     RuntimeUnavailable,
 )
+from tasks.exec_request import EXEC, EXEC_END
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
 from tasks.record import Claimed, Lost
@@ -32,6 +33,7 @@ from worker.audited import Audited
 from worker.device_watch import DeviceWatch
 from worker.devices.pool import HeldGrant
 from worker.ending import Ending
+from worker.execs import Execs
 from worker.granting import grant as grant_slot
 from worker.granting import promised_mb
 from worker.heirs import Heir
@@ -108,6 +110,7 @@ class Run:
         )
         self._publisher.on_gone = self._renewal.soon
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
+        self._execs = Execs(parts, claim, self._audited)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None if heir is None else heir.handle
         self._note: Note | None = None if heir is None else heir.note
@@ -205,7 +208,9 @@ class Run:
 
     def order(self, op: str, order: Mapping[str, Any]) -> None:
         """Something is asked of the attempt."""
-        if self._attempt is not None:
+        if op in (EXEC, EXEC_END):
+            self._execs.order(order, self._handle if self._attempt is not None else None)
+        elif self._attempt is not None:
             self._attempt.order(op, order)
         elif op == "cancel":
             self._end(Ended.CANCELLED, str(order.get("why") or ""))
@@ -224,6 +229,7 @@ class Run:
         finally:
             self._renewal.stop()
             self._parts.orders.stop()
+            self._execs.close()
             self._publisher.close()
             self._clean_up()
 
@@ -421,7 +427,7 @@ class Run:
     def _watch(self, job: JobConfig) -> ExitStatus:
         assert self._handle is not None  # noqa: S101 - _start has set it
         values = secret_files.read(self._parts.paths.attempt(self._id)).values()
-        self._mask = Mask(values) if values else None
+        self._mask = self._execs.mask = Mask(values) if values else None
         timeouts = self._parts.config.timeouts
         self._attempt = Attempt(
             job=job,

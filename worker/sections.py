@@ -207,6 +207,8 @@ class TrustSection(Section):
         (), strict=False, description="a list of absolute paths of public keys"
     )
     require_patched: Flag = False
+    allow_exec: Flag = False
+    """Run commands beside trusted jobs for keys whose scope has ``exec``."""
     secrets: AbsolutePath | None = Field(
         None, description=f"{PATH} of a file of names and values that only the node's user can read"
     )

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "checkpoint": "worker.cli.control:checkpoint",
     "pause": "worker.cli.control:pause",
     "resume": "worker.cli.control:resume",
+    "exec": "worker.cli.execute:execute",
     "retry": "worker.cli.retry:retry",
     "explain": "worker.cli.explain:explain",
     "nodes": "worker.cli.nodes:nodes",

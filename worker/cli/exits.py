@@ -45,6 +45,10 @@ class ExitCode(IntEnum):
     """The job's state does not allow it: it has ended, nobody runs it now, it left no files."""
     UNAVAILABLE = 11
     """A file that a job left cannot be fetched, or is not what its node kept."""
+    ENDED = 124
+    """`exec`: the command was ended, or nobody knows how it ended."""
+    REFUSED = 125
+    """`exec`: the job's node does not run the command."""
     INTERNAL = 70
     """A fault of this program."""
     INTERRUPTED = 130
@@ -73,6 +77,9 @@ class Terminated(KeyboardInterrupt):
 
 _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (errors.InvalidJob, ExitCode.INVALID),
+    (errors.ExecRefused, ExitCode.REFUSED),
+    (errors.ExecFailed, ExitCode.ENDED),
+    (errors.WrongExec, ExitCode.USAGE),
     (errors.ConfigError, ExitCode.INVALID),
     (errors.KeyUnusable, ExitCode.INVALID),
     (errors.BadSignature, ExitCode.REJECTED),

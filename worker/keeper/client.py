@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError
@@ -117,6 +118,21 @@ class KeeperLink:
                 raise KeeperError(f"{self.attempt}: this handle was detached")
             try:
                 self._connection.send(frame)
+            except OSError as error:
+                raise KeeperError(
+                    f"{self.attempt}: the keeper cannot be reached: {error}"
+                ) from error
+
+    def send_beside(self, argv: Sequence[str], fds: Sequence[int]) -> None:
+        """Ask for a command beside the job: see `protocol.BESIDE`. Raises KeeperError."""
+        frame = protocol.beside_frame(list(argv))
+        if len(frame) > protocol.FRAME_BYTES:
+            raise KeeperError(f"{self.attempt}: a command has at most {protocol.FRAME_BYTES} bytes")
+        with self._sending:
+            if self._detached or self._exit is not None:
+                raise KeeperError(f"{self.attempt}: it has ended")
+            try:
+                socket.send_fds(self._connection, [frame], list(fds))
             except OSError as error:
                 raise KeeperError(
                     f"{self.attempt}: the keeper cannot be reached: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 SOCKET_NAME: Final = "keeper.sock"
+_RIGHTS = socket.CMSG_SPACE(protocol.BESIDE_FDS * array.array("i").itemsize)
 
 
 def listen(directory: str) -> socket.socket:
@@ -61,6 +63,8 @@ class Conversation:
         self._control: deque[bytes] = deque()
         self._farewell: bytes | None = None
         self._farewell_sent = False
+        self.came_along: list[int] = []
+        """Descriptors of the frame that was heard last."""
         self.blocked = False
         """The supervisor's buffer is full: go on when the socket is writable."""
 
@@ -110,11 +114,18 @@ class Conversation:
         self._farewell = frame
 
     def hear(self) -> bytes | None:
-        """The next frame, b'' at the end of the connection, None if there is none now."""
+        """The next frame, b'' at the end of the connection, None if there is none now.
+
+        Descriptors that came with it are in `came_along`, and the caller's to close.
+        """
         if self._connection is None:
             return None
         try:
-            return self._connection.recv(protocol.FRAME_BYTES)
+            frame, ancillary, _, _ = self._connection.recvmsg(
+                protocol.FRAME_BYTES, _RIGHTS, socket.MSG_CMSG_CLOEXEC
+            )
+            self.came_along = _descriptors(ancillary) if ancillary else []
+            return frame
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -154,3 +165,11 @@ class Conversation:
             self._farewell_sent = True
             return True
         return False
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return list(found)

@@ -64,23 +64,7 @@ def launch(spec: Spec, leases: list[int]) -> Started:
     pipes: list[tuple[int, int]] = []
     try:
         pipes.extend(os.pipe2(os.O_CLOEXEC) for _ in range(protocol.STREAMS + 1))
-        cpus = affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
-        keeper = os.getpid()
-        writes = [write for _, write in pipes]
-        spec["env"][protocol.ATTEMPT_VARIABLE] = f"{spec['job_id']}~{spec['fence']}"
-        spec["env"][protocol.MARKER] = spec["state"]
-        for lease in leases:
-            os.set_inheritable(lease, True)  # a survivor keeps them held
-        highest = max(map(int, os.listdir("/proc/self/fd")))
-        # A signal that comes before the job has its own dispositions waits for them; while this
-        # process's hold, which ignore it, it would be lost.
-        signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _become(spec, keeper, writes, sorted({*leases, writes[-1]}), highest, cpus)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        pid = fork(spec, [write for _, write in pipes], leases)
     except OSError:
         for read, write in pipes:
             os.close(read)
@@ -91,6 +75,30 @@ def launch(spec: Spec, leases: list[int]) -> Started:
         os.set_blocking(read, False)
     reads = [read for read, _ in pipes]
     return Started(pid, reads[: protocol.STREAMS], reads[protocol.STREAMS])
+
+
+def fork(spec: Spec, writes: list[int], leases: list[int]) -> int:
+    """Fork a process that becomes what ``spec`` says; its pid. Raises OSError.
+
+    ``writes``: its stdout and stderr, and where it says why the program cannot be executed.
+    """
+    cpus = affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
+    keeper = os.getpid()
+    spec["env"][protocol.ATTEMPT_VARIABLE] = f"{spec['job_id']}~{spec['fence']}"
+    spec["env"][protocol.MARKER] = spec["state"]
+    for lease in leases:
+        os.set_inheritable(lease, True)  # a survivor keeps them held
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    # A signal that comes before the job has its own dispositions waits for them; while this
+    # process's hold, which ignore it, it would be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become(spec, keeper, writes, sorted({*leases, writes[-1]}), highest, cpus)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return pid
 
 
 def _become(

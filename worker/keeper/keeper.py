@@ -252,6 +252,13 @@ class Keeper:
             case protocol.COMMAND:
                 command = protocol.parse_json(frame)
                 self._command(Verb(command["verb"]), command["argument"])
+            case protocol.BESIDE:
+                fds, self._conversation.came_along = self._conversation.came_along, []
+                if not self._killing and not self._pause.wanted:
+                    self._subject.beside(protocol.parse_json(frame)["argv"], fds)
+                    return
+                for fd in fds:  # whoever asked is told by that
+                    os.close(fd)
 
     def _command(self, verb: Verb, argument: float) -> None:
         match verb:

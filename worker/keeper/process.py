@@ -9,6 +9,7 @@ import time
 from functools import partial
 
 from worker.keeper import job, prctl, procfs, protocol
+from worker.keeper.beside import Beside
 from worker.keeper.family import Family
 from worker.keeper.streams import Streams
 from worker.keeper.verdict import Usage, verdict
@@ -27,6 +28,7 @@ class ProcessSubject:
         self._leases = leases
         self._watch = watch
         self._family = Family(os.getpid())
+        self._beside = Beside(spec, leases, watch)
         self._streams = Streams(watch.forget)
         self._used = Usage()
         self._began = time.monotonic()
@@ -73,6 +75,8 @@ class ProcessSubject:
             if pid == self._job.pid:
                 self._status = status
                 self._wall = now - self._began
+            else:
+                self._beside.ended(pid, status)
 
     def next_due(self, now: float) -> float:
         return math.inf
@@ -88,6 +92,9 @@ class ProcessSubject:
     def signal(self, number: int) -> None:
         if self._status is None:  # not yet waited for: the pid is still the job's
             os.kill(self._job.pid, number)
+
+    def beside(self, argv: list[str], fds: list[int]) -> None:
+        self._beside.start(argv, fds)
 
     def kill(self) -> None:
         self._family.kill()
@@ -118,6 +125,7 @@ class ProcessSubject:
     def leave(self) -> None:
         self._streams.close()
         self._learn_failure()
+        self._beside.leave()
         self._children.close()
 
     def _learn_failure(self) -> None:

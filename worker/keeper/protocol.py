@@ -85,6 +85,9 @@ MARKER: Final = "CYXWIZ_ATTEMPT_STATE"
 Not the attempt's name: two nodes of one host may be of two clusters that chose the same job_id.
 """
 
+BESIDE_FDS: Final = 3
+"""How many descriptors come with `BESIDE`."""
+
 SPOOL_BYTES: Final = 1 << 20
 """What is kept of each stream until it is acknowledged, bytes."""
 
@@ -107,6 +110,9 @@ RELEASED: Final = ord("R")
 ACK: Final = ord("A")
 BEAT: Final = ord("B")
 COMMAND: Final = ord("C")
+BESIDE: Final = ord("E")
+"""Run a command beside a native job. With it come three descriptors: what its stdout and its stderr
+go to, and a SOCK_SEQPACKET that says how it ends and whose other end's closing ends it."""
 
 _DATA = struct.Struct("!BBQ")
 _BEAT = struct.Struct("!Bd")
@@ -178,6 +184,10 @@ def json_frame(kind: int, content: Mapping[str, Any]) -> bytes:
 
 def parse_json(frame: bytes | memoryview) -> Any:
     return json.loads(bytes(frame[1:]))
+
+
+def beside_frame(argv: list[str]) -> bytes:
+    return json_frame(BESIDE, {"argv": argv})
 
 
 def command_frame(verb: Verb, argument: float = 0) -> bytes:

@@ -60,6 +60,10 @@ if TYPE_CHECKING:
             """Signal the main process, if it has not ended."""
             ...
 
+        def beside(self, argv: list[str], fds: list[int]) -> None:
+            """Run a command beside the job: see `protocol.BESIDE`. Closes ``fds`` in any case."""
+            ...
+
         def kill(self) -> None:
             """Kill all of it; asked again until `all_dead`."""
             ...

@@ -5,7 +5,7 @@ One contract suite (`tests/contract/test_runtime.py`) runs against all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -55,6 +55,24 @@ class Status(StrEnum):
     """Nothing of it is left, and how it ended is not known."""
 
 
+class Beside(Protocol):
+    """A command that runs beside an attempt's job. One thread uses it, and closes it."""
+
+    def read(self, timeout: float) -> tuple[Stream, bytes] | int | None:
+        """The next output; then the exit code (128 + the signal's number), again and again.
+
+        None: nothing came yet, in ``timeout`` seconds at most.
+
+        Raises:
+            KeeperError: how it ended is not known, or it could not be executed.
+        """
+        ...
+
+    def close(self) -> None:
+        """End it if it runs, and let go of it. Safe to call twice."""
+        ...
+
+
 class Handle(Protocol):
     """One started attempt. All methods may be called from any thread, and again.
 
@@ -99,8 +117,14 @@ class Handle(Protocol):
         """Send a signal to the main process."""
         ...
 
-    def exec(self, argv: Iterable[str]) -> tuple[int, bytes]:
-        """Run a command beside the job; its exit code and output (at most 1 MiB)."""
+    def exec(self, argv: Sequence[str]) -> Beside:
+        """Run a command beside the job: where it is, as who it is, within its limits.
+
+        It ends with the attempt, and with this process.
+
+        Raises:
+            KeeperError: it cannot be started.
+        """
         ...
 
     def status(self) -> Status: ...

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from tasks.errors import KeeperError, RuntimeUnavailable
 from worker.keeper.protocol import CHUNK_BYTES
 from worker.plan import AttemptId, ExitStatus, LaunchPlan, StopCause
-from worker.runtimes.base import Capabilities, Chunk, Handle, Status, Stream
+from worker.runtimes.base import Beside, Capabilities, Chunk, Handle, Status, Stream
 from worker.runtimes.fake_attempt import FakeAttempt
 from worker.runtimes.fake_script import Script
 
@@ -136,7 +136,7 @@ class FakeHandle:
         checked = signal.Signals(number)
         self._do(lambda attempt: attempt.signal(checked))
 
-    def exec(self, argv: Iterable[str]) -> tuple[int, bytes]:
+    def exec(self, argv: Sequence[str]) -> Beside:
         raise KeeperError("fake attempts have no exec (Capabilities.exec is False)")
 
     def status(self) -> Status:

@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError, RuntimeUnavailable
@@ -18,7 +18,8 @@ from worker.keeper.protocol import Verb
 from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
-from worker.runtimes.base import Capabilities, Chunk, Handle, Status, Stream
+from worker.runtimes.base import Beside, Capabilities, Chunk, Handle, Status, Stream
+from worker.runtimes.beside import NativeBeside
 
 ATTEMPTS = "attempts"
 """The directory under a node's state root that holds one directory for each attempt."""
@@ -65,7 +66,7 @@ class NativeRuntime:
             available=not reason,
             reason=reason,
             pause=True,
-            exec=False,
+            exec=True,
             enforces=frozenset({"memory", "cpu", "pids", "output"}),
         )
 
@@ -233,8 +234,8 @@ class NativeHandle:
         signal.Signals(number)  # ValueError here, where the caller sees it
         self._link.send(protocol.command_frame(Verb.SIGNAL, number))
 
-    def exec(self, argv: Iterable[str]) -> tuple[int, bytes]:
-        raise KeeperError("native attempts have no exec (Capabilities.exec is False)")
+    def exec(self, argv: Sequence[str]) -> Beside:
+        return NativeBeside(self._link, argv)
 
     def status(self) -> Status:
         return self._link.status

@@ -29,6 +29,8 @@ class Role(StrEnum):
     """One node: takes jobs, and reaps for the cluster."""
     MONITOR = "monitor"
     """Reads, and writes nothing but what Celery's event receiver declares."""
+    OPERATOR = "operator"
+    """A producer and a monitor in one, that cordons nodes and asks workers about themselves."""
 
 
 # Beside @admin and @dangerous (flush, config, keys, debug, shutdown, …): what would tell of others'
@@ -48,19 +50,26 @@ _CLUSTER: Final = "node:* nodes node-names serving:* slots:* cordoned reaper put
 
 
 def acl_line(
-    role: Role, user: str, password: str, *, node: str = "", prefix: str = DEFAULT_PREFIX
+    role: Role,
+    user: str,
+    password: str,
+    *,
+    node: str = "",
+    every_node: bool = False,
+    prefix: str = DEFAULT_PREFIX,
 ) -> str:
     """The account's line for an ACL file. The password is in it as its SHA-256.
 
-    ``node``: the node's name, for a node. Raises ConfigError.
+    ``node``: the node's name, for a node. ``every_node``: it is for all nodes of the hub, whose
+    names nobody knows beforehand; nothing keeps them apart then. Raises ConfigError.
     """
     if not _USER.fullmatch(user):
         raise ConfigError(f"user {user!r:.80}: 1 to 64 of A-Z, a-z, 0-9 and '._-' are needed")
     if len(password) < 16 or any(char.isspace() for char in password):
         raise ConfigError("password: at least 16 characters, and no space, are needed")
-    if role is Role.NODE and not _NODE.fullmatch(node):
+    if role is Role.NODE and not every_node and not _NODE.fullmatch(node):
         raise ConfigError(f"node {node!r:.80}: the node's name (node.name) is needed")
-    keys, channels = _ROLES[role](prefix, node)
+    keys, channels = _ROLES[role](prefix, "*" if every_node else node)
     digest = hashlib.sha256(password.encode()).hexdigest()
     allowed = " ".join([*keys, *(f"&{channel}" for channel in channels)])
     return f"user {user} on #{digest} resetkeys resetchannels {allowed} {_COMMANDS}{_EXTRA[role]}"
@@ -70,7 +79,7 @@ def _producer(prefix: str, node: str) -> tuple[list[str], list[str]]:
     keys = [
         *_each("~", prefix, f"{_RECORDS} {_RESULTS}"),
         *_each("%W~", prefix, "work.* to.*"),  # puts into them, and takes nothing out
-        *_each("%R~", prefix, _CLUSTER),
+        *_each("%R~", prefix, f"{_CLUSTER} exec:*"),
     ]
     channels = ["events:*", "control:*", "celery-task-meta-*", "/0.celeryev/task.sent"]
     return keys, [f"{prefix}{one}" for one in channels]
@@ -78,7 +87,7 @@ def _producer(prefix: str, node: str) -> tuple[list[str], list[str]]:
 
 def _node(prefix: str, node: str) -> tuple[list[str], list[str]]:
     keys = [
-        *_each("~", prefix, f"{_RECORDS} {_RESULTS} nonce:* reaper put_aside work.*"),
+        *_each("~", prefix, f"{_RECORDS} {_RESULTS} nonce:* exec:* reaper put_aside work.*"),
         *_each("~", prefix, "unacked unacked_index unacked_mutex nodes node-names"),
         *_each("~", prefix, f"serving:* slots:* cordoned node:{node}"),
         # its own queues; the reaper counts and refills those of others, and takes nothing out
@@ -100,9 +109,30 @@ def _monitor(prefix: str, node: str) -> tuple[list[str], list[str]]:
     return keys, [f"{prefix}{one}" for one in ("events:*", "/0.celeryev/*", "celery-task-meta-*")]
 
 
-_ROLES: Final = {Role.PRODUCER: _producer, Role.NODE: _node, Role.MONITOR: _monitor}
+def _operator(prefix: str, node: str) -> tuple[list[str], list[str]]:
+    keys = [
+        f"%R~{prefix}*",
+        *_each("~", prefix, f"{_RECORDS} {_RESULTS} cordoned"),
+        *_each("%W~", prefix, "work.* to.* *@*.celery.pidbox*"),
+        f"~{prefix}*.reply.celery.pidbox*",
+    ]
+    channels = ["events:*", "control:*", "orders:*", "celery-task-meta-*", "/0.celeryev/*"]
+    return keys, [f"{prefix}{one}" for one in (*channels, "/0.celery.pidbox")]
+
+
+_ROLES: Final = {
+    Role.PRODUCER: _producer,
+    Role.NODE: _node,
+    Role.MONITOR: _monitor,
+    Role.OPERATOR: _operator,
+}
 # info: the reaper looks whether Redis was restarted; Flower shows the broker
-_EXTRA: Final = {Role.PRODUCER: "", Role.NODE: " +info", Role.MONITOR: " +info"}
+_EXTRA: Final = {
+    Role.PRODUCER: "",
+    Role.NODE: " +info",
+    Role.MONITOR: " +info",
+    Role.OPERATOR: " +info",
+}
 
 
 def _each(sign: str, prefix: str, names: str) -> list[str]:

@@ -10,6 +10,7 @@ One file is one key::
       network: false
       images: []
       secrets: []
+      exec: false
       max: {memory_mb: 0, cpu_cores: 0, shm_size_mb: 0, gpus: 0, timeout_seconds: 0}
 
 `cyxwiz keys new` writes one. What stands under ``scope`` is the operator's to say, not the
@@ -100,6 +101,7 @@ scope:
   network: false     # network: bridge
   images: []         # patterns of image references, beside images.allow
   secrets: []        # patterns of names of this node's secrets
+  exec: false        # commands beside signed jobs, where the node has trust.allow_exec: true
   # the most that a job may ask for; 0: as much as any job
   max: {{memory_mb: 0, cpu_cores: 0, shm_size_mb: 0, gpus: 0, timeout_seconds: 0}}
 """

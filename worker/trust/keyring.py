@@ -69,7 +69,7 @@ class Keyring:
         """
         if job.signature is None:
             return UNSIGNED
-        keys = self._readable()
+        keys = self.readable()
         try:
             stamp = verify(job, {one.key_id: one.public for one in keys}, now)
         except UnknownKey as error:
@@ -79,8 +79,8 @@ class Keyring:
             raise BadSignature(f"signature: the key {key.name} has expired on this node")
         return Standing(why=f"signed by {key.name}", key=key, stamp=stamp, signed=True)
 
-    def _readable(self) -> list[TrustedKey]:
-        """A file that has become wrong takes its own key away, and no other."""
+    def readable(self) -> list[TrustedKey]:
+        """The keys as they are now. A file that has become wrong takes its own key away alone."""
         found: dict[str, TrustedKey] = {}
         for path in self._paths:
             try:

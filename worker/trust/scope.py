@@ -45,6 +45,8 @@ class Scope(Section):
         strict=False,
         description="a list of patterns of image references, beside those of images.allow",
     )
+    exec: Flag = False
+    """May run commands beside trusted jobs, where `trust.allow_exec` is true."""
     secrets: tuple[Pattern, ...] = Field(
         (), strict=False, description="a list of patterns of names of the node's secrets"
     )

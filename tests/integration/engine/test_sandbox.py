@@ -17,6 +17,7 @@ from tests.integration.engine.jobs import LIMITS, Jobs
 from tests.support import engine
 from tests.support.runtimes import hear, soon
 from worker.keeper import containers
+from worker.runtimes.base import Stream
 from worker.runtimes.engine.errors import EngineError, SandboxUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.manager import ContainerManager
@@ -248,10 +249,12 @@ def test_a_link_where_a_directory_should_be_is_not_mounted(jobs: Jobs, tmp_path:
 def test_exec_runs_beside_the_job_and_as_its_user(jobs: Jobs) -> None:
     handle = jobs.start(WAITS)
     hear(handle, until=up)
-    code, out = handle.exec([engine.PYTHON, "-c", "import os; print(os.getuid()); exit(3)"])
-    assert (code, out) == (3, b"1000\n")
-    code, out = handle.exec([engine.PYTHON, "-c", "print('x' * (3 << 20))"])
-    assert len(out) == 1 << 20
+    command = handle.exec([engine.PYTHON, "-c", "import os; print(os.getuid()); exit(3)"])
+    said = []
+    while not isinstance(found := command.read(1), int):
+        said += [found] if found else []
+    assert (said, found) == ([(Stream.STDOUT, b"1000\n")], 3)
+    command.close()
 
 
 def test_a_dead_ones_container_is_in_nobodys_way(jobs: Jobs, raw: docker.APIClient) -> None:

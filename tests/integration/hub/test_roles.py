@@ -69,6 +69,7 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
         acl_line(Role.NODE, "node-a", PASSWORD, node="node-a"),
         acl_line(Role.NODE, "node-b", PASSWORD, node="node-b"),
         acl_line(Role.MONITOR, "flower", PASSWORD),
+        acl_line(Role.OPERATOR, "ops", PASSWORD),
     ]
     users.write_text("\n".join(lines) + "\n")
     more = {
@@ -149,7 +150,20 @@ def test_each_role_can_do_its_work(roles: Roles, cluster: Cluster) -> None:
     cancel(running.id, app=cluster.app)
     assert cluster.wait_state(running).state is JobState.CANCELLED
 
-    for user in ("alice", "flower"):
+    operator = make_app(roles.settings("ops"), include=())
+    assert set(operator.control.inspect(timeout=5).ping()) == {"cpu0@node-a", "cpu1@node-a"}
+    running = cluster.shell("sleep 60")
+    cluster.wait_state(running, JobState.RUNNING)
+    operator.control.revoke(running.id)
+    assert cluster.wait_state(running).state is JobState.CANCELLED
+    client = roles.client("ops")
+    view = ClusterView(client, roles.settings("ops").keys)
+    view.cordon("node-b", why="a test")
+    assert view.uncordon("node-b")
+    client.close()
+    operator.close()
+
+    for user in ("alice", "flower", "ops"):
         client = roles.client(user)
         view = ClusterView(client, roles.settings(user).keys)
         assert [one.name for one in view.nodes().items] == ["node-a"]
@@ -159,14 +173,19 @@ def test_each_role_can_do_its_work(roles: Roles, cluster: Cluster) -> None:
 
 K = "cyxwiz:"
 FORBIDDEN: list[tuple[str, str]] = [
-    *((user, command) for user in ("alice", "node-a", "flower") for command in (
+    *((user, command) for user in ("alice", "node-a", "flower", "ops") for command in (
         "FLUSHALL", "FLUSHDB", "CONFIG GET *", "KEYS *", "SCAN 0", "SHUTDOWN",
         "CLIENT LIST", "CLIENT KILL TYPE normal", "MONITOR", "ACL LIST", "SCRIPT FLUSH",
         "FUNCTION LIST", "SAVE", "REPLICAOF NO ONE", "PUBSUB CHANNELS", "DBSIZE", "SWAPDB 0 1",
         "GET other", "SET other 1", "PUBLISH other 1", "SUBSCRIBE other", "PSUBSCRIBE *",
         "BRPOP cyxwiz:slot.node-b.cpu0 1", "RPOP cyxwiz:to.node-b", "RPOP cyxwiz:to.node-ab",
-
-        "SUBSCRIBE cyxwiz:orders:node-b", "HSET cyxwiz:node:node-b v 1", "DEL cyxwiz:node:node-b",
+        "HSET cyxwiz:node:node-b v 1", "DEL cyxwiz:node:node-b",
+    )),
+    *((user, f"SUBSCRIBE {K}orders:node-b") for user in ("alice", "node-a", "flower")),
+    *((user, f"XADD {K}exec:x * t end") for user in ("alice", "flower", "ops")),
+    *(("ops", command) for command in (
+        f"RPOP {K}work.x", f"SET {K}reaper me", f"DEL {K}nodes", f"HDEL {K}unacked x",
+        f"SET {K}nonce:x y", f"DEL {K}put_aside", f"ZADD {K}serving:x 1 y",
     )),
     *((user, command) for user in ("node-a", "flower") for command in (
         f"SUBSCRIBE {K}control:node-b:job-1", f"PSUBSCRIBE {K}control:*",
@@ -186,7 +205,7 @@ FORBIDDEN: list[tuple[str, str]] = [
 
 def test_no_role_can_do_what_it_must_not(roles: Roles) -> None:
     allowed = []
-    clients = {user: roles.client(user) for user in ("alice", "node-a", "flower")}
+    clients = {user: roles.client(user) for user in ("alice", "node-a", "flower", "ops")}
     for user, command in FORBIDDEN:
         with clients[user].client() as one:
             try:

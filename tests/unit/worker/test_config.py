@@ -155,6 +155,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
         "trust": {
             "keys": ["/k.pub"],
             "require_patched": True,
+            "allow_exec": True,
             "secrets": "/s.yaml",
             "secrets_dir": "/run/s",
         },

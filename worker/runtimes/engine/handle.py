@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError
 from worker.keeper import containers, secret_files
 from worker.plan import AttemptId, ExitStatus
-from worker.runtimes.base import Chunk, Status, Stream
+from worker.runtimes.base import Beside, Chunk, Status, Stream
 from worker.runtimes.engine.errors import EngineError
 from worker.runtimes.engine.logs import KeptLogs
 from worker.runtimes.engine.manager import ContainerManager
@@ -65,14 +65,11 @@ class EngineHandle:
     def signal(self, number: int) -> None:
         self._kept.signal(number)
 
-    def exec(self, argv: Iterable[str]) -> tuple[int, bytes]:
+    def exec(self, argv: Sequence[str]) -> Beside:
         noted = containers.read(self._state)
         if noted is None:
             raise KeeperError(f"{self.attempt}: there is no container of it any more")
-        try:
-            return self._manager.exec(noted.name, argv)
-        except EngineError as error:
-            raise KeeperError(f"{self.attempt}: exec: {error}") from error
+        return self._manager.exec(noted.name, argv)
 
     def status(self) -> Status:
         return self._kept.status()

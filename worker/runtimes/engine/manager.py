@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -13,11 +12,11 @@ from typing import Any
 from worker.keeper import engine
 from worker.keeper.frames import Frames
 from worker.runtimes.base import Stream
+from worker.runtimes.engine.beside import EngineBeside
 from worker.runtimes.engine.client import EngineClient, translated
 from worker.runtimes.engine.errors import Conflict, EngineError, EngineMissing, NotFound
 
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
-_EXEC_MOST = 1 << 20
 _PIECE = 1 << 16
 _QUIET_WITHIN = 30.0
 
@@ -210,24 +209,9 @@ class ContainerManager:
         patience = None if follow else _QUIET_WITHIN
         yield from self._frames(f"the output of {container:.64}", "GET", url, patience, skip=skip)
 
-    def exec(self, container: str, argv: Iterable[str], within: float = 60.0) -> tuple[int, bytes]:
-        """Run a command beside the container's own, as its user; exit code, and output of both
-        streams, at most 1 MiB; -1: it was still at it then. Silent for ``within`` seconds: an
-        error."""
-        doing = f"running a command in {container:.64}"
-        with translated(doing):
-            made = self._client.quick.exec_create(container, list(argv))["Id"]
-        output = bytearray()
-        begin = json.dumps({"Detach": False, "Tty": False}).encode()
-        pieces = self._frames(doing, "POST", f"exec/{made}/start", within, body=begin)
-        with contextlib.closing(pieces):
-            for _, data in pieces:
-                output += data
-                if len(output) > _EXEC_MOST:
-                    break
-        with translated(doing):
-            code = self._client.quick.exec_inspect(made)["ExitCode"]
-        return (-1 if code is None else int(code)), bytes(output[:_EXEC_MOST])
+    def exec(self, container: str, argv: Sequence[str]) -> EngineBeside:
+        """Run a command beside the container's own, as its user. Raises KeeperError."""
+        return EngineBeside(self._client, container, argv)
 
     def _frames(
         self,
@@ -236,7 +220,6 @@ class ContainerManager:
         what: str,
         patience: float | None,
         *,
-        body: bytes = b"",
         skip: tuple[int, int] = (0, 0),
     ) -> Generator[tuple[Stream, bytes], None, None]:
         """What comes of both streams, in an engine's frames; closed, it hangs up."""
@@ -249,7 +232,7 @@ class ContainerManager:
             raise EngineMissing(f"{doing}: {error}") from error
         try:
             connection.settimeout(patience)
-            connection.sendall(engine.request(method, url, upgrade=bool(body), body=body))
+            connection.sendall(engine.request(method, url))
             reader = engine.Reader()
             while not reader.complete:
                 reader.feed(connection.recv(_PIECE))

@@ -20,6 +20,7 @@ from worker.plan import LaunchPlan
 from worker.runtimes.base import Capabilities, Handle
 from worker.runtimes.engine import gpus
 from worker.runtimes.engine import report as reports
+from worker.runtimes.engine.beside import end_left
 from worker.runtimes.engine.client import EngineClient
 from worker.runtimes.engine.dialect import Dialect
 from worker.runtimes.engine.errors import (
@@ -200,6 +201,8 @@ class EngineRuntime:
             with contextlib.suppress(OSError, KeeperError):
                 link = KeeperLink(client.connect(directory), record.attempt, _HELLO_WITHIN)
                 found.append(self._handle(link, directory, record.scratch))
+                with contextlib.suppress(EngineError):  # they end with the container at the latest
+                    end_left(self.manager.client, noted.name)
         return found
 
     def sweep(self, now: float | None = None) -> list[str]:

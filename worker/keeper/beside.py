@@ -1,0 +1,83 @@
+"""Commands that run beside a native job: with its limits, and as long as it at most.
+
+Each is a child of the keeper like the job itself, so it is stopped, measured and killed with it,
+and holds the grant's leases. It ends with whoever asked for it: the other end of its line closes
+then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from functools import partial
+
+from worker.keeper import job, protocol
+from worker.keeper.watch import READ, Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from worker.keeper.protocol import Spec
+
+
+class Beside:
+    """Of one attempt."""
+
+    def __init__(self, spec: Spec, leases: list[int], watch: Watch) -> None:
+        self._spec = spec
+        self._leases = leases
+        self._watch = watch
+        self._lines: dict[int, socket.socket] = {}
+
+    def start(self, argv: list[str], fds: list[int]) -> None:
+        """Fork the command. Where that fails its line says why, and closes."""
+        if len(fds) != protocol.BESIDE_FDS:
+            for fd in fds:
+                os.close(fd)
+            return
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds[-1])
+        spec: Spec = {**self._spec, "argv": argv}
+        try:
+            pid = job.fork(spec, fds, self._leases)
+        except OSError as error:
+            _tell(line, f"cannot be started: {error}".encode())
+            line.close()
+        else:
+            line.setblocking(False)
+            self._lines[pid] = line
+            self._watch.want(line.fileno(), READ, partial(self._hung_up, pid))
+        finally:
+            for fd in fds[: protocol.STREAMS]:
+                os.close(fd)
+
+    def ended(self, pid: int, status: int) -> None:
+        """A child was waited for: say how it ended, if it is one of these."""
+        line = self._lines.pop(pid, None)
+        if line is None:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        _tell(line, json.dumps({"code": code if code >= 0 else 128 - code}).encode())
+        self._let_go(line)
+
+    def leave(self) -> None:
+        """The attempt is over, and every child with it."""
+        while self._lines:
+            self._let_go(self._lines.popitem()[1])
+
+    def _hung_up(self, pid: int) -> None:
+        """Nobody waits for it any more. Not waited for yet, so the pid is still its own."""
+        self._watch.forget(self._lines[pid].fileno())
+        for kill in (os.killpg, os.kill):
+            with contextlib.suppress(OSError):  # it has no group yet, or is dead
+                kill(pid, signal.SIGKILL)
+
+    def _let_go(self, line: socket.socket) -> None:
+        self._watch.forget(line.fileno())
+        line.close()
+
+
+def _tell(line: socket.socket, what: bytes) -> None:
+    with contextlib.suppress(OSError):  # whoever asked has gone
+        line.send(what)
