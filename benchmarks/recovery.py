@@ -40,7 +40,10 @@ GRACE_S: Final = TTL_S / 4
 ELSEWHERE_WITHIN_S: Final = TTL_S + GRACE_S + 10.0
 WAIT_S: Final = 60.0
 """Then there is nothing to measure."""
-JOB: Final = {"command": [sys.executable, "-S", "-c", "import time\nwhile True: time.sleep(0.1)"]}
+JOB: Final = {
+    "command": [sys.executable, "-S", "-c", "import time\nwhile True: time.sleep(0.1)"],
+    "max_attempts": 10 * NODES_LOST,
+}
 
 
 def adopted(url: str) -> list[float]:
