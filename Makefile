@@ -13,7 +13,10 @@ JOBS ?= 1000
 SEED ?= 1
 CHAOS_ARGS ?=
 
-.PHONY: help env demo test lint bench chaos images node-image images-push
+# The version that nodes and producers of this one are mixed with: make mixed OLD=v0.1.0
+OLD ?= HEAD~1
+
+.PHONY: help env demo test lint bench chaos mixed images node-image images-push
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -39,6 +42,13 @@ bench: env ## what the project's own machinery costs
 
 chaos: env ## random faults against a cluster of this host; exit 1 if a job is lost or doubled
 	$(VENV)/python -m tests.chaos --jobs $(JOBS) --seed $(SEED) $(CHAOS_ARGS)
+
+mixed: env ## this version's nodes and producers beside those of the commit OLD
+	@set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
+	git clone -q . "$$place/other"; git -C "$$place/other" checkout -q $$(git rev-parse $(OLD)); \
+	$(MAKE) --no-print-directory -C "$$place/other" env; \
+	OTHER_VERSION_PYTHON="$$place/other/.venv/bin/python" \
+	$(VENV)/python -m pytest -n auto tests/e2e/test_two_versions.py $(ARGS)
 
 images: env ## the executor images, for the Docker engine of this host
 	$(VENV)/python images/build.py build $(IMAGE_ARGS) $(FLAVOURS)

@@ -34,6 +34,8 @@ class LiveNode:
     extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Sections of server-node.yaml, over the ones above."""
     env: Mapping[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+    """Of the version that it is of."""
     process: subprocess.Popen[bytes] | None = None
     _starts: int = 0
 
@@ -82,7 +84,7 @@ class LiveNode:
         config = self.write_config()
         with (self.directory / "node.out").open("ab") as out, self.log.open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", "node", "--config", str(config)],
+                [self.python, "-m", "worker.cli", "node", "--config", str(config)],
                 stdout=out,
                 stderr=err,
                 cwd=self.directory,
@@ -148,7 +150,7 @@ class LiveNode:
     def command(self, *arguments: str) -> int:
         """The exit code of a ``cyxwiz`` command with this node's configuration."""
         done = subprocess.run(
-            [sys.executable, "-m", "worker.cli", *arguments],
+            [self.python, "-m", "worker.cli", *arguments],
             cwd=self.directory,
             env={**_outer_env(), "CYXWIZ_CONFIG": str(self.directory / "server-node.yaml")},
             timeout=60,
