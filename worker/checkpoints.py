@@ -6,6 +6,7 @@ removes them; of jobs that end while no node looks, the sweep does.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +39,12 @@ class Checkpoints:
     def drop(self, job_id: str) -> None:
         """The job is over: remove them, and whatever else it has on this node."""
         if self.shared is not None:
-            shutil.rmtree(self.shared / job_id, ignore_errors=True)
-        shutil.rmtree(self.paths.job(job_id), ignore_errors=True)
+            _remove(self.shared / job_id)
+        place = self.paths.job(job_id)
+        with suppress(OSError):
+            for directory in os.listdir(place):  # noqa: PTH208 - for each job
+                _remove(place / directory)
+        _remove(place)
 
     def drop_empty(self, job_id: str) -> None:
         """An attempt is over: what is empty here is of no use to the next one. What is shared
@@ -64,3 +69,11 @@ class Checkpoints:
                 over = age > _FORGOTTEN_S
             if over:
                 yield directory.name
+
+
+def _remove(directory: Path) -> None:
+    """Most often it is empty: a walk would cost more than all else that a short job leaves."""
+    try:
+        os.rmdir(directory)  # noqa: PTH106 - for each job
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)

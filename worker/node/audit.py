@@ -20,6 +20,7 @@ from tasks.errors import CyxWizError
 
 _MOST_LINE: Final = 64 * 1024
 """Bytes; longer fields are cut."""
+_MOST_LIKELY: Final = 2 * 1024
 _MOST_TEXT: Final = 2_000
 
 
@@ -88,8 +89,11 @@ def _short(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _digest_of_last(fd: int, end: int) -> str:
     """Of the last line, with its end; '' where there is none."""
-    start = max(0, end - _MOST_LINE - 2)
-    tail = os.pread(fd, end - start, start)
-    if not tail:
-        return ""
-    return hashlib.sha256(tail[tail[:-1].rfind(b"\n") + 1 :]).hexdigest()
+    size = _MOST_LIKELY
+    while True:
+        start = max(0, end - size)
+        tail = os.pread(fd, end - start, start)
+        begin = tail[:-1].rfind(b"\n") + 1
+        if begin or not start or size > _MOST_LINE:
+            return hashlib.sha256(tail[begin:]).hexdigest() if tail else ""
+        size *= 8
