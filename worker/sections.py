@@ -155,6 +155,11 @@ class StorageSection(Section):
         min_length=1,
         description="an absolute path or a URL; left out: beneath node.state_dir",
     )
+    keep_artifacts_days: Amount = Field(
+        0,
+        description="a whole number of days after which artefacts beneath node.state_dir are "
+        "removed; 0: never",
+    )
     checkpoints: AbsolutePath | None = Field(
         None,
         description=f"{PATH} that all nodes of the cluster share, for what jobs save to go on "

@@ -19,6 +19,7 @@ from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+from worker.store.retention import Retention
 
 if TYPE_CHECKING:
     from tasks.publishing import JobCelery
@@ -39,7 +40,11 @@ def cluster_services(
     holder = f"{identity.name}:{identity.instance}"
     return [
         Reaper(records, settings, holder=holder, tell=teller(settings)),
-        Sweep(records, Checkpoints(paths=paths, shared=config.storage.checkpoints)),
+        Sweep(
+            records,
+            Checkpoints(paths=paths, shared=config.storage.checkpoints),
+            Retention(place=paths.artifacts, days=config.storage.keep_artifacts_days),
+        ),
         Metrics(config.metrics, settings, identity.name),
     ]
 
@@ -65,11 +70,13 @@ def teller(settings: Settings) -> Callable[[str], None]:
 
 
 class Sweep:
-    """Removes the directories of jobs that ended elsewhere: the checkpoints they left here."""
+    """Removes the directories of jobs that ended elsewhere: the checkpoints they left here. And
+    artefacts that have been kept for long enough."""
 
-    def __init__(self, records: Records, checkpoints: Checkpoints) -> None:
+    def __init__(self, records: Records, checkpoints: Checkpoints, retention: Retention) -> None:
         self._records = records
         self._checkpoints = checkpoints
+        self._retention = retention
         self._paths = checkpoints.paths
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
@@ -86,6 +93,8 @@ class Sweep:
 
     def once(self) -> None:
         """Look at each job's directory. Raises redis.RedisError."""
+        for job_id in self._retention.once():
+            log.info("artifacts.removed job=%s", job_id)
         for directory in list(self._paths.jobs.iterdir()):
             if not self._runs(directory.name) and self._is_over(directory.name) is not False:
                 shutil.rmtree(directory, ignore_errors=True)

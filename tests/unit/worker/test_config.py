@@ -143,6 +143,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "hosts": ["*.example.org"],
             "options": {"s3": {"endpoint_url": "https://e.example.org"}},
             "artifacts": "s3://b/c",
+            "keep_artifacts_days": 9,
             "checkpoints": "/k",
             "cache": "/c",
             "cache_mb": 1,
