@@ -3,7 +3,8 @@
 Three figures: the turn of a one-line job (create, keeper, read-back from engine and host, output,
 end, removal) against docker-py's create + attach + start + wait + remove with the same options, one
 after the other and two at once; lines/s of a job that prints as fast as it can against docker-py's
-attach; and the training loop of the digits in the executor image against the same natively.
+attach; and the training loop of the digits in the executor image against the same natively. Beside
+them, without a bound, the turn in gVisor.
 
 Needs root and dockerd: it runs on a private engine with a base made of this host's Python. An
 ordinary user's run measures the turn on a rootless Podman of its own instead, beside the same calls
@@ -15,6 +16,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -236,6 +238,19 @@ def measure_podman() -> Report:
     )
 
 
+def gvisor_turn(jobs: Jobs) -> dict[str, float]:
+    """What the same turn costs with gVisor: a figure, whose bound is not ours to keep."""
+    if shutil.which("runsc") is None:
+        return {}
+    other = Jobs(jobs.places.root / "gvisor", jobs.socket, engine="gvisor")
+    try:
+        ours(other, "print(1)")
+        taken = [ours(other, "print(1)") for _ in range(TURNS // 3)]
+    finally:
+        other.close()
+    return {"turn in gVisor, ms": statistics.median(taken) * 1e3}
+
+
 def measure() -> Report:
     if os.geteuid() != 0:
         return measure_podman()
@@ -249,6 +264,7 @@ def measure() -> Report:
         rates = [(flood_ours(jobs), flood_bare(jobs, raw)) for _ in range(5)]
         lines, bare_lines = (statistics.median(column) for column in zip(*rates, strict=True))
         engine.build_images(jobs.socket, "cpu")
+        in_gvisor = gvisor_turn(jobs)
         loops = [(train_inside(jobs), train_natively(jobs.places.root)) for _ in range(5)]
         inside, outside = (min(column) for column in zip(*loops, strict=True))
     return Report(
@@ -262,6 +278,7 @@ def measure() -> Report:
             "lines/s of docker-py": bare_lines,
             "training loop in the container, s": inside,
             "training loop natively, s": outside,
+            **in_gvisor,
         },
         measures=(
             Measure(name="turn", ratio=alone / bare_alone, bound=1.25, at_most=True),

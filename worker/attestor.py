@@ -29,13 +29,14 @@ from worker.sandbox.attestation import (
     concluded,
     probed_from,
 )
+from worker.sandbox.mode import usable_engine
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime
 
 log = logging.getLogger(__name__)
 
-_FORM: Final = 1
+_FORM: Final = 2
 """Of the file, and of what a probe does: another number probes again."""
 _TRY_AGAIN_S: Final = 30.0
 _MOST_IMAGES: Final = 5
@@ -158,7 +159,8 @@ def capabilities(config: NodeConfig, *, again: bool = False) -> ExecutionCapabil
             found.append(attestor.report(runtime, again=again))
         finally:
             runtime.close()
-    return ExecutionCapabilities(engines=tuple(found))
+    best = usable_engine(ExecutionCapabilities(engines=tuple(found)), config.execution.mode)
+    return ExecutionCapabilities(engines=tuple(found), has_gvisor=best is not None and best.gvisor)
 
 
 def _named(runtime: EngineRuntime, text: str) -> str:

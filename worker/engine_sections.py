@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from worker.section import PATH, AbsolutePath, Amount, Flag, Section
 
+_RUNTIME: Final = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 _MB: Final = "MiB, a whole number; 0: the cap"
 
 
@@ -64,6 +65,12 @@ class DockerSection(Section):
     pull_policy: PullPolicy = Field(
         PullPolicy.IF_NOT_PRESENT, strict=False, description="always, never or if-not-present"
     )
+    runtime: str = Field(
+        "",
+        pattern=_RUNTIME,
+        description="the name of an OCI runtime that the engine knows, such as runsc (gVisor); "
+        "left out: the engine's own choice",
+    )
     auth_file: AbsolutePath | None = Field(
         None, description=f"{PATH} of registry logins in the form of Docker's config.json"
     )
@@ -107,7 +114,7 @@ class PodmanSection(Section):
     )
     runtime: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$",
+        pattern=_RUNTIME,
         description="the name of an OCI runtime, such as runc; left out: Podman's own choice",
     )
     accept_unenforced: tuple[Literal["memory", "pids", "cpu"], ...] = Field(

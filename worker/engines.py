@@ -165,8 +165,10 @@ def engine_state(config: NodeConfig, reports: Iterable[EngineReport]) -> EngineS
     """What the best of these engines is good for, of those that the configuration allows."""
     mode, allowed = config.execution.mode, allowed_engines(config)
     found = [*_switched_off(config), *(one for one in reports if one.facts.name in allowed)]
-    capabilities = ExecutionCapabilities(engines=tuple(found))
-    best = usable_engine(capabilities, mode)
+    best = usable_engine(ExecutionCapabilities(engines=tuple(found)), mode)
+    capabilities = ExecutionCapabilities(
+        engines=tuple(found), has_gvisor=best is not None and best.gvisor
+    )
     candidates = [one for one in found if one.facts.name in allowed]
     answering = (one for one in candidates if one.available)
     return EngineState(

@@ -95,6 +95,8 @@ class LaunchPlan:
     """As the allow-list knows it; None for native attempts."""
     image_id: str = ""
     """The engine's id of it; '': whatever ``image`` means when the attempt starts."""
+    gvisor: bool = False
+    """It shall have gVisor's kernel, or not start."""
     also_images: tuple[str, ...] = ()
     """Patterns of images that this attempt may run beside those of ``images.allow``."""
     mounts: tuple[Mount, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,16 @@ def require() -> None:
     why = dockerd.missing()
     if why is None:
         return
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+def require_gvisor() -> None:
+    """As `require`, for gVisor in it."""
+    if shutil.which("runsc") is not None:
+        return
+    why = "runsc is not on PATH (Debian: apt-get install runsc)"
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(why)

@@ -185,7 +185,9 @@ def engine_socket(name: str) -> Path:
     """The socket of the tests' own engine ``name``."""
     from tests.support import engine, podman
 
-    return engine.shared() if name == "docker" else podman.shared()
+    if name == "gvisor":
+        engine.require_gvisor()
+    return podman.shared() if name == "podman" else engine.shared()
 
 
 def docker_runtime_in(
@@ -200,7 +202,8 @@ def engine_runtime_in(
 ) -> EngineRuntime:
     """The runtime of engine ``name`` with its state in ``state``. ``differs``: of `EngineSettings`.
 
-    With Podman, limits that it does not keep are accepted, unless ``differs`` says otherwise.
+    ``gvisor`` is Docker with gVisor's kernel. With Podman, limits that it does not keep are
+    accepted, unless ``differs`` says otherwise.
     """
     from worker.engine_sections import PullPolicy
     from worker.runtimes.docker import docker_runtime
@@ -209,16 +212,17 @@ def engine_runtime_in(
     from worker.runtimes.podman import podman_runtime
     from worker.sandbox.profile import Profile, user_for
 
+    own = profile or Profile(tmp_mb=64, runtime="runsc" if name == "gvisor" else "")
     settings = EngineSettings(
         socket=socket,
         node="test-node",
         state_root=state,
         abandon_after=ABANDON_AFTER,
-        profile=replace(profile or Profile(tmp_mb=64), user=user_for(os.geteuid(), os.getegid())),
+        profile=replace(own, user=user_for(os.geteuid(), os.getegid())),
         accept_unenforced=frozenset({"memory"}) if name == "podman" else frozenset(),
         rules=ImageRules(registry="docker.io/cyxwiz", allow=("cyxwiz/*",), policy=PullPolicy.NEVER),
     )
-    make = docker_runtime if name == "docker" else podman_runtime
+    make = podman_runtime if name == "podman" else docker_runtime
     return make(replace(settings, **differs))
 
 

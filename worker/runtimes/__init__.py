@@ -50,7 +50,12 @@ def engine_runtime(
             from worker.runtimes.docker import docker_runtime
 
             return docker_runtime(
-                EngineSettings.of(config, socket=config.docker.socket, abandon_after=abandon_after),
+                EngineSettings.of(
+                    config,
+                    socket=config.docker.socket,
+                    abandon_after=abandon_after,
+                    runtime=config.docker.runtime,
+                ),
                 zygote=zygote,
             )
         case "podman":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from worker.sandbox.gvisor import KERNEL
 from worker.sandbox.levels import SandboxLevel
 from worker.sandbox.readback import Finding
 from worker.sandbox.standins import CPU, MEMORY, PIDS, STOOD_IN, UNENFORCED
@@ -46,6 +47,9 @@ _OWN_DEVICES: Final = frozenset(
     }
 )
 """What each container has in /dev."""
+
+_GVISORS_DEVICES: Final = frozenset({"fuse", "net"})
+"""… and what gVisor's kernel makes up beside."""
 
 
 class Keeping(StrEnum):
@@ -91,6 +95,8 @@ class Inside:
     """How many children it could have at once, of more than it may."""
     took_memory: bool | None = None
     """Whether a child could take half as much again as it may."""
+    gvisor: bool | None = None
+    """Whether the kernel's own log is gVisor's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +122,8 @@ class EngineFacts:
     """Of the OCI runtime, such as ``runc 1.1.5``."""
     toolkit: str = ""
     """Of NVIDIA's container toolkit; '' where none was found."""
+    gvisor: bool = False
+    """Jobs are to have gVisor's kernel."""
     rootless: bool = False
     cgroup_version: int = 0
     storage: str = ""
@@ -146,6 +154,11 @@ class EngineReport:
         return self.available and not self.reason
 
     @property
+    def gvisor(self) -> bool:
+        """It was seen that jobs have gVisor's kernel."""
+        return self.usable and self.facts.gvisor and KERNEL in self.enforced
+
+    @property
     def enforced(self) -> tuple[str, ...]:
         """The promises that hold, by whatever means."""
         held = (Keeping.ENFORCED, Keeping.STOOD_IN)
@@ -166,6 +179,7 @@ class ExecutionCapabilities:
 
     engines: tuple[EngineReport, ...] = ()
     has_gvisor: bool = False
+    """The engine that would be used gives jobs gVisor's kernel."""
 
     @property
     def docker_available(self) -> bool:
@@ -210,7 +224,10 @@ def judge(facts: EngineFacts, probed: Probed, accepted: Iterable[str] = ()) -> t
     for name, items in _DETAILS:
         details = [seen[item] for item in items if item in seen]
         found.append(_promise(name, details, facts, probed, frozenset(accepted)))
-    found.append(_devices(probed.inside))
+    if facts.gvisor:
+        details = [one for one in probed.findings if one.item == KERNEL]
+        found.append(_promise(KERNEL, details, facts, probed, frozenset()))
+    found.append(_devices(probed.inside, facts))
     return tuple(found)
 
 
@@ -224,7 +241,7 @@ def _promise(
     if _LOOSENED.get(name) in facts.loosened:
         why = f"docker.security.{_LOOSENED[name]} is false"
         return Promise(name=name, keeping=Keeping.ACCEPTED, seen="", why=why)
-    inside = _contradiction(name, probed, {one.keeping for one in details})
+    inside = _contradiction(name, facts, probed, {one.keeping for one in details})
     text = ", ".join(f"{one.item} {one.seen}".replace("\t", " ").strip() for one in details)
     bad = [str(one) for one in details if not one.good]
     keepings = {one.keeping for one in details}
@@ -264,7 +281,7 @@ def _lacking(
     )
 
 
-def _contradiction(name: str, probed: Probed, keepings: set[str]) -> str:
+def _contradiction(name: str, facts: EngineFacts, probed: Probed, keepings: set[str]) -> str:
     """What the inside shows against a promise that is kept in these ways; '' for nothing."""
     inside, limits = probed.inside, probed.limits
     match name:
@@ -272,7 +289,9 @@ def _contradiction(name: str, probed: Probed, keepings: set[str]) -> str:
             return "inside it is root"
         case "capabilities" if inside.capabilities and int(inside.capabilities, 16):
             return f"inside it has {inside.capabilities}"
-        case "system calls" if inside.made_users:
+        case "kernel" if inside.gvisor is not True:
+            return "inside, the kernel's log is not gVisor's"
+        case "system calls" if inside.made_users and not facts.gvisor:
             return (
                 "inside it could make a user namespace: the engine's seccomp profile is not known"
             )
@@ -290,7 +309,7 @@ def _contradiction(name: str, probed: Probed, keepings: set[str]) -> str:
             return ""
 
 
-def _devices(inside: Inside) -> Promise:
+def _devices(inside: Inside, facts: EngineFacts) -> Promise:
     if inside.devices is None:
         return Promise(
             name=DEVICES,
@@ -300,7 +319,9 @@ def _devices(inside: Inside) -> Promise:
             todo="cyxwiz doctor --probe; if that stays, name an image with python3 that works in "
             "docker.preload_images",
         )
-    more = sorted(set(inside.devices) - _OWN_DEVICES)
+    more = sorted(
+        set(inside.devices) - _OWN_DEVICES - (_GVISORS_DEVICES if facts.gvisor else set())
+    )
     if more:
         return Promise(
             name=DEVICES,

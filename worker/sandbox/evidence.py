@@ -14,7 +14,7 @@ from typing import Any, Final
 from worker.keeper import cgroups, procfs
 from worker.sandbox import profile as profiles
 from worker.sandbox.profile import Profile
-from worker.sandbox.readback import Finding
+from worker.sandbox.readback import Finding, finding
 
 _NAMESPACES: Final = ("mnt", "pid", "ipc", "uts")
 _ALLOWED_WRITABLE: Final = ("/dev", "/proc", "/sys")
@@ -40,8 +40,8 @@ def observe(
     found = [
         *_status(pid, profile),
         *_mounts(pid, host, profile),
-        *_spaces(pid, profile),
-        *_groups(pid, host),
+        *spaces(pid, profile),
+        *groups(pid, host),
         *_limits(pid, host),
     ]
     if host["UsernsMode"]:
@@ -54,25 +54,26 @@ def observe(
     return found
 
 
-def _finding(item: str, wanted: object, seen: object) -> Finding:
-    return Finding(item=item, wanted=str(wanted), seen=str(seen), good=str(wanted) == str(seen))
+def status(pid: int) -> dict[str, str]:
+    """/proc/PID/status."""
+    lines = (procfs.read_bytes(f"/proc/{pid}/status") or b"").decode(errors="replace").splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 def _status(pid: int, profile: Profile) -> list[Finding]:
-    lines = (procfs.read_bytes(f"/proc/{pid}/status") or b"").decode(errors="replace").splitlines()
-    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    seen = status(pid)
     uid, gid = profile.user
     found = [
-        _finding("uid", "\t".join([str(uid)] * 4), status.get("Uid", "")),
-        _finding("gid", "\t".join([str(gid)] * 4), status.get("Gid", "")),
-        _finding("groups", "", status.get("Groups", "?").replace(str(gid), "").strip()),
-        _finding("no_new_privs", 1, status.get("NoNewPrivs")),
-        _finding("seccomp", 2, status.get("Seccomp")),
+        finding("uid", "\t".join([str(uid)] * 4), seen.get("Uid", "")),
+        finding("gid", "\t".join([str(gid)] * 4), seen.get("Gid", "")),
+        finding("groups", "", seen.get("Groups", "?").replace(str(gid), "").strip()),
+        finding("no_new_privs", 1, seen.get("NoNewPrivs")),
+        finding("seccomp", 2, seen.get("Seccomp")),
     ]
     if profile.drop_capabilities:
         names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-        held = {status.get(name, "?") for name in names}
-        found.append(_finding("capabilities", _NO_CAPABILITIES, ", ".join(sorted(held))))
+        held = {seen.get(name, "?") for name in names}
+        found.append(finding("capabilities", _NO_CAPABILITIES, ", ".join(sorted(held))))
     return found
 
 
@@ -80,28 +81,28 @@ def _mounts(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding
     table = _table(pid)
     found = []
     if profile.read_only_root:
-        found.append(_finding("root", "ro", "ro" if "ro" in table.get("/", ()) else "rw"))
+        found.append(finding("root", "ro", "ro" if "ro" in table.get("/", ()) else "rw"))
     tmp = table.get(profiles.TMP, ())
     wanted = {"nosuid", "nodev"} | ({"noexec"} if profile.tmp_noexec else set())
     seen = "absent" if not tmp else ",".join(sorted(wanted & set(tmp))) or "none of them"
-    found.append(_finding("/tmp", ",".join(sorted(wanted)), seen))
+    found.append(finding("/tmp", ",".join(sorted(wanted)), seen))
     if any(one["Target"] == profiles.TARGET_SECRETS for one in host["Mounts"]):
-        kind, options = _kinds(pid).get(profiles.TARGET_SECRETS, ("absent", ()))
+        kind, options = kinds(pid).get(profiles.TARGET_SECRETS, ("absent", ()))
         here = f"{kind} {'ro' if 'ro' in options else 'rw'}"
-        found.append(_finding("secrets", "tmpfs ro", here))
+        found.append(finding("secrets", "tmpfs ro", here))
     writable = {one["Target"] for one in host["Mounts"] if not one["ReadOnly"]}
     expected = {profiles.TMP, *writable}
     stray = sorted(
         path
         for path, options in table.items()
-        if "rw" in options and path not in expected and not _of_the_kernel(path)
+        if "rw" in options and path not in expected and not of_the_kernel(path)
         if path != "/" or profile.read_only_root
     )
-    found.append(_finding("writable mounts", "", " ".join(stray)))
+    found.append(finding("writable mounts", "", " ".join(stray)))
     return found
 
 
-def _of_the_kernel(path: str) -> bool:
+def of_the_kernel(path: str) -> bool:
     """What each container has of its own, and the few files that engines lay over /etc."""
     engines = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
     return path in engines or any(
@@ -111,10 +112,10 @@ def _of_the_kernel(path: str) -> bool:
 
 def _table(pid: int) -> dict[str, tuple[str, ...]]:
     """Mount point to its options; the topmost where several lie over each other."""
-    return {path: options for path, (_, options) in _kinds(pid).items()}
+    return {path: options for path, (_, options) in kinds(pid).items()}
 
 
-def _kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
+def kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Mount point to its file system and its options."""
     text = (procfs.read_bytes(f"/proc/{pid}/mountinfo") or b"").decode(errors="replace")
     found: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -125,12 +126,13 @@ def _kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
     return found
 
 
-def _spaces(pid: int, profile: Profile) -> list[Finding]:
-    wanted = (*_NAMESPACES, "net") if profile.no_network else _NAMESPACES
+def spaces(pid: int, profile: Profile, names: tuple[str, ...] = _NAMESPACES) -> list[Finding]:
+    """That it has namespaces of its own, and no way out of that of the network."""
+    wanted = (*names, "net") if profile.no_network else names
     shared = [name for name in wanted if _space(pid, name) in ("", _space(os.getpid(), name))]
-    found = [_finding("namespaces shared with the host", "", " ".join(shared))]
+    found = [finding("namespaces shared with the host", "", " ".join(shared))]
     if profile.no_network:
-        found.append(_finding("network routes", "", " ".join(sorted(_routes(pid)))))
+        found.append(finding("network routes", "", " ".join(sorted(_routes(pid)))))
     return found
 
 
@@ -139,7 +141,7 @@ def _users(pid: int, parent: int) -> Finding:
     own = _space(pid, "user")
     others = {_space(os.getpid(), "user"), _space(parent, "user")}
     seen = "its own" if own and "" not in others and own not in others else "shared"
-    return _finding("user namespace", "its own", seen)
+    return finding("user namespace", "its own", seen)
 
 
 def _kept_to(pid: int, cpus: int) -> Finding:
@@ -175,20 +177,21 @@ def _space(pid: int, name: str) -> str:
         return ""
 
 
-def _groups(pid: int, host: Mapping[str, Any]) -> list[Finding]:
-    groups = cgroups.groups(pid)
-    version2 = groups.get(cgroups.V2)
+def groups(pid: int, host: Mapping[str, Any]) -> list[Finding]:
+    """Its limits, in its control groups."""
+    own = cgroups.groups(pid)
+    version2 = own.get(cgroups.V2)
     found = []
     if host["Memory"]:
-        if "memory" in groups:
-            seen = cgroups.number(groups["memory"], "memory.limit_in_bytes")
+        if "memory" in own:
+            seen = cgroups.number(own["memory"], "memory.limit_in_bytes")
         else:
             seen = cgroups.number(version2, "memory.max")
-        found.append(_finding("memory", host["Memory"], seen))
-    pids = cgroups.number(groups.get("pids", version2), "pids.max")
-    found.append(_finding("pids", host["PidsLimit"], pids))
+        found.append(finding("memory", host["Memory"], seen))
+    pids = cgroups.number(own.get("pids", version2), "pids.max")
+    found.append(finding("pids", host["PidsLimit"], pids))
     if host["NanoCpus"]:
-        found.append(_finding("cpu", f"{host['NanoCpus'] / 1e9:.2f}", _cores(groups)))
+        found.append(finding("cpu", f"{host['NanoCpus'] / 1e9:.2f}", _cores(own)))
     return found
 
 
@@ -217,7 +220,7 @@ def _limits(pid: int, host: Mapping[str, Any]) -> list[Finding]:
         name = names[limit["Name"]]
         line = next((one for one in lines if one.startswith(name)), "")
         hard = line.removeprefix(name).split()[1:2]
-        found.append(_finding(limit["Name"], limit["Hard"], "".join(hard)))
+        found.append(finding(limit["Name"], limit["Hard"], "".join(hard)))
     score = (procfs.read_bytes(f"/proc/{pid}/oom_score_adj") or b"").decode().strip()
-    found.append(_finding("oom_score_adj", host["OomScoreAdj"], score))
+    found.append(finding("oom_score_adj", host["OomScoreAdj"], score))
     return found

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from tasks.choices import Sandbox
 from tasks.job import JobConfig
 from worker.node.paths import NodePaths
 from worker.plan import AttemptId, Grant, LaunchPlan, Limits, Mount
@@ -64,6 +65,7 @@ def container_plan(
         grant=grant,
         image=image,
         image_id=image_id,
+        gvisor=job.sandbox is Sandbox.GVISOR,
         mounts=code_mount,
     )
 

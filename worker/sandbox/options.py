@@ -56,7 +56,7 @@ def container_config(
         "HostConfig": {
             **_confinement(profile),
             **_devices(plan.grant),
-            **_amounts(plan.limits),
+            **_amounts(plan.limits, profile),
             "Tmpfs": {profiles.TMP: _tmpfs(profile)},
             "Mounts": mounts,
             "LogConfig": dict(log),
@@ -111,13 +111,16 @@ def _devices(grant: Grant) -> dict[str, Any]:
     return options
 
 
-def _amounts(limits: Limits) -> dict[str, Any]:
+def _amounts(limits: Limits, profile: Profile) -> dict[str, Any]:
     memory = limits.memory_mb * _MIB
+    pids = max(limits.pids or profiles.PIDS_WITHOUT_CAP, profiles.LEAST_PIDS)
+    if profile.gvisor:
+        pids = profiles.GVISOR_PIDS + pids * profiles.GVISOR_PIDS_EACH
     return {
         "Memory": memory,
         "MemorySwap": memory,
         "NanoCpus": round(limits.cpu_cores * 1e9),
-        "PidsLimit": max(limits.pids or profiles.PIDS_WITHOUT_CAP, profiles.LEAST_PIDS),
+        "PidsLimit": pids,
         "ShmSize": (limits.shm_size_mb or profiles.SHM_MB_WITHOUT_CAP) * _MIB,
         "Ulimits": [
             {"Name": "core", "Soft": 0, "Hard": 0},

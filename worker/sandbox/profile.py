@@ -21,6 +21,10 @@ LEAST_PIDS = 64
 """Below this not even an interpreter with a numeric library starts."""
 PIDS_WITHOUT_CAP = 4096
 """There is always a limit on processes: a fork bomb costs the host, not the job."""
+GVISOR_PIDS = 128
+"""Threads that gVisor's kernel has itself, at most; it dies where it cannot have one."""
+GVISOR_PIDS_EACH = 8
+"""… and those for each process of the job: so many may the host see."""
 SHM_MB_WITHOUT_CAP = 64
 
 
@@ -40,6 +44,11 @@ class Profile:
     """Where the host runs out of memory, jobs go first."""
     runtime: str = ""
     """The OCI runtime by its name, such as ``runsc``; '': the engine's own choice."""
+
+    @property
+    def gvisor(self) -> bool:
+        """Whether jobs have gVisor's kernel instead of the host's."""
+        return self.runtime.startswith("runsc")
 
     @property
     def loosened(self) -> tuple[str, ...]:

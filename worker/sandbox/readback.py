@@ -26,6 +26,11 @@ class Finding:
         return f"{self.item}: wanted {self.wanted}, found {self.seen}"
 
 
+def finding(item: str, wanted: object, seen: object) -> Finding:
+    """Good if both are the same text."""
+    return Finding(item=item, wanted=str(wanted), seen=str(seen), good=str(wanted) == str(seen))
+
+
 _SELF: Final = ("User", "WorkingDir", "Entrypoint", "Cmd", "Tty", "OpenStdin", "StopSignal")
 
 

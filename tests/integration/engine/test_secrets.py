@@ -145,12 +145,12 @@ def test_a_directory_that_others_made_first_is_not_used(jobs: Jobs, root: Path) 
 def test_an_engine_that_shows_them_writable_starts_no_job(
     jobs: Jobs, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = evidence._kinds
+    kinds = evidence.kinds
 
     def writable(pid: int) -> Any:
         return {**kinds(pid), TARGET_SECRETS: ("ext4", ("rw",))}
 
-    monkeypatch.setattr(evidence, "_kinds", writable)
+    monkeypatch.setattr(evidence, "kinds", writable)
     with pytest.raises(SandboxUnavailable, match="secrets: wanted tmpfs ro, found ext4 rw"):
         jobs.runtime.start(planned(jobs, root, HOLDS), soon())
     jobs.places.release()

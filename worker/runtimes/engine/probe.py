@@ -101,7 +101,9 @@ def _plan(runtime: EngineRuntime, image: str, root: Path) -> LaunchPlan:
     # where it is known that nothing bounds it, it is not let loose on the host's memory
     memory = _LIMITS.memory_mb if MEMORY in runtime.capabilities().enforces else 0
     source = _PROGRAM.read_text(encoding="utf-8")
-    arguments = (_LIMITS.pids, memory, _LOOKED_AT)
+    # gVisor's kernel dies where it may have no thread more, and would tell nothing after that
+    pids = 0 if runtime.settings.profile.gvisor else _LIMITS.pids
+    arguments = (pids, memory, _LOOKED_AT)
     return LaunchPlan(
         attempt=attempt,
         argv=("python3", "-I", "-S", "-c", source, *map(str, arguments)),

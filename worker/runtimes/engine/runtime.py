@@ -46,7 +46,7 @@ from worker.runtimes.engine.settings import (
     log_config,
 )
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
-from worker.sandbox import evidence
+from worker.sandbox import evidence, gvisor
 from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.options import container_config
 from worker.sandbox.readback import Finding, differences
@@ -113,7 +113,9 @@ class EngineRuntime:
 
     def facts(self) -> EngineFacts:
         """What the engine is, without a probe. Raises EngineError."""
-        return self.making.facts(self._client.version(), self.loosened)
+        found = self.making.facts(self._client.version(), self.loosened)
+        profile = self._settings.profile
+        return replace(found, runtime=profile.runtime, gvisor=True) if profile.gvisor else found
 
     def identity(self) -> str:
         """Another text is another engine, or another version of it. Raises EngineMissing."""
@@ -247,6 +249,8 @@ class EngineRuntime:
         if not plan.argv or not plan.image:
             lacks = "program" if not plan.argv else "image"
             raise RuntimeUnavailable(f"{plan.attempt}: the plan names no {lacks}")
+        if plan.gvisor and not self._settings.profile.gvisor:
+            raise SandboxUnavailable("sandbox: gvisor, and here jobs have the host's kernel")
 
     def _stand_ins(self, plan: LaunchPlan) -> StandIns:
         """What is done about limits that the engine does not keep."""
@@ -407,7 +411,8 @@ class EngineRuntime:
         try:
             while link.job_pid:
                 profile = self._settings.profile
-                seen = evidence.observe(link.job_pid, asked, profile, cpus=stand.cpus)
+                observe = gvisor.observe if profile.gvisor else evidence.observe
+                seen = observe(link.job_pid, asked, profile, cpus=stand.cpus)
                 found = judged(seen, stand)
                 if not list(differences(found)) or time.monotonic() > until:
                     _refuse(found, "the host does not show")
