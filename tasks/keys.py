@@ -120,6 +120,11 @@ class Keys:
         return f"{self.prefix}reaper"
 
     @property
+    def reaper_seen(self) -> str:
+        """String: what it has seen that may be a fault, for its successor (JSON)."""
+        return f"{self.prefix}reaper:seen"
+
+    @property
     def node_names(self) -> str:
         """Sorted set: node names in their order, all at score 0: for reading them by pages."""
         return f"{self.prefix}node-names"

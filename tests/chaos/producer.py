@@ -56,6 +56,8 @@ class Producer:
             for earlier in job.after:
                 self._following.setdefault(earlier, []).append(job)
         self._begun: set[str] = set()
+        self._with_others: set[str] = set()
+        """Submitted with the first of their chain or chord."""
         self._open: set[str] = set()
         self._cancels: dict[str, float] = {}
         self._not_before = 0.0
@@ -94,10 +96,8 @@ class Producer:
     def _submit_some(self) -> None:
         while self._next and len(self._open) < self._ahead:
             first = self._next[0]
-            if first.id in self._begun:  # submitted with an earlier one of its chord
-                self._next.popleft()
-                continue
-            self._submit(first)
+            if first.id not in self._with_others:
+                self._submit(first)
             self._next.popleft()
 
     def _submit(self, first: Job) -> None:
@@ -119,6 +119,7 @@ class Producer:
             last = self._signature(body)
             for one in (*members, body):
                 self._began(one)
+                self._with_others.add(one.id)
             shape = chain(header[0], last) if len(header) == 1 else chord(header, last)
             shape.apply_async()
 

@@ -25,10 +25,12 @@ from tasks.keys import PRIORITY_STEPS
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.node.dead_messages import job_of, remove_dead_messages
+from worker.node.sightings import Sightings
 
 log = logging.getLogger(__name__)
 
 _LEADER_TTL_MS: Final = 10_000
+_SEEN_TTL_MS: Final = 60_000
 _PAGE: Final = 500
 _TIDY_EVERY_S: Final = 60.0
 _GRACE_PART: Final = 0.25
@@ -78,10 +80,9 @@ class Reaper:
         self._run_id = ""
         self._clock_ms: int | None = None
         self._hold_until = 0.0
-        self._short_since: float | None = None
         self._tidy_at = 0.0
         self._stuck_after = stuck_after
-        self._delivered: dict[str, float] = {}
+        self._seen: Sightings | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -117,6 +118,7 @@ class Reaper:
             self._hold(now, "redis was away")
             raise
         if not lead:
+            self._seen = None
             return False
         self._hold_after_restart(now)
         holds = now < self._hold_until
@@ -124,8 +126,7 @@ class Reaper:
         if done.lost or done.expired:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
         self._tell_untold()
-        self._look_for_lost_messages(now)
-        self._look_for_stuck_messages(now)
+        self._look_at_messages(now)
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
             remove_dead_messages(self._records, self._queues())
@@ -180,26 +181,36 @@ class Reaper:
             except Exception:  # one that cannot be told must not keep the others waiting
                 log.exception("reaper.untold job=%s", job_id)
 
-    def _look_for_lost_messages(self, now: float) -> None:
+    def _look_at_messages(self, now: float) -> None:
+        """Push what is lost, and put back what is stuck; tell the next leader what may be."""
+        client, clock_ms = self._records.client, self._clock_ms or 0
+        if self._seen is None:
+            self._seen = Sightings.heard(client.get(self._keys.reaper_seen), now, clock_ms)  # type: ignore[arg-type]  # no client of asyncio's
+        self._look_for_lost_messages(now, self._seen)
+        self._look_for_stuck_messages(now, self._seen)
+        if told := self._seen.told(now, clock_ms):
+            client.set(self._keys.reaper_seen, told, px=_SEEN_TTL_MS)
+
+    def _look_for_lost_messages(self, now: float, seen: Sightings) -> None:
         """Only where a queue is shorter than its records say, and stays so, are messages read."""
         short = self._short()
         if not short:
-            self._short_since = None
-        elif self._short_since is None:
-            self._short_since = now
-        elif now - self._short_since >= self._lost_after:
-            self._short_since = None
+            seen.short_since = None
+        elif seen.short_since is None:
+            seen.short_since = now
+        elif now - seen.short_since >= self._lost_after:
+            seen.short_since = None
             for queue in short:
                 self._push_missing(queue)
 
-    def _look_for_stuck_messages(self, now: float) -> None:
+    def _look_for_stuck_messages(self, now: float, seen: Sightings) -> None:
         """A claim comes at once: whoever has had a message for long is dead or stands still. kombu
         would give it back after minutes, by the workers' clocks."""
         client = self._records.client
         there = {str(tag) for tag in client.hkeys(self._keys.unacked)}
-        self._delivered = {tag: self._delivered.get(tag, now) for tag in there}
-        for tag in [t for t, since in self._delivered.items() if now - since >= self._stuck_after]:
-            self._delivered[tag] = now
+        seen.delivered = {tag: seen.delivered.get(tag, now) for tag in there}
+        for tag in [t for t, since in seen.delivered.items() if now - since >= self._stuck_after]:
+            seen.delivered[tag] = now
             text = client.hget(self._keys.unacked, tag)
             job_id = job_of(str(text)) if text else ""
             if job_id and self._records.put_back(job_id, tag, if_queued=True):

@@ -87,7 +87,9 @@ def _producer(prefix: str, node: str) -> tuple[list[str], list[str]]:
 
 def _node(prefix: str, node: str) -> tuple[list[str], list[str]]:
     keys = [
-        *_each("~", prefix, f"{_RECORDS} {_RESULTS} nonce:* exec:* reaper put_aside work.*"),
+        *_each(
+            "~", prefix, f"{_RECORDS} {_RESULTS} nonce:* exec:* reaper reaper:seen put_aside work.*"
+        ),
         *_each("~", prefix, "unacked unacked_index unacked_mutex nodes node-names"),
         *_each("~", prefix, f"serving:* slots:* cordoned node:{node}"),
         # its own queues; the reaper counts and refills those of others, and takes nothing out

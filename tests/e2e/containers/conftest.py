@@ -47,18 +47,21 @@ def raw() -> Iterator[docker.APIClient]:
 
 
 @pytest.fixture
-def start_contained(image: str, tmp_path: Path) -> Iterator[Callable[..., Contained]]:
+def start_contained(
+    image: str, server: RedisServer, tmp_path: Path
+) -> Iterator[Callable[..., Contained]]:
     """Starts nodes of one test's own."""
     started: list[Contained] = []
-    with RedisServer() as server:
 
-        def start(name: str = "node-a", **options: Any) -> Contained:
-            directory = tmp_path / name
-            directory.mkdir()
-            socket = options.pop("socket", None) or engine.shared()
-            started.append(Contained.start(directory, server.url, socket, name=name, **options))
-            return started[-1]
+    def start(name: str = "node-a", **options: Any) -> Contained:
+        directory = tmp_path / name
+        directory.mkdir()
+        socket = options.pop("socket", None) or engine.shared()
+        started.append(Contained.start(directory, server.url, socket, name=name, **options))
+        return started[-1]
 
-        yield start
-        for one in started:
-            one.close()
+    yield start
+    server.thaw()
+    server.start()
+    for one in started:
+        one.close()

@@ -253,6 +253,31 @@ def test_a_message_that_a_worker_keeps_and_does_not_claim_goes_back(
     assert records.client.zrange(records.keys.unacked_index, 0, -1) == [f"tag-{claimed}"]
 
 
+def test_what_one_leader_has_seen_the_next_one_knows(make: Make, records: Records) -> None:
+    """Agents that die one after the other must not put off for ever what is lost or stuck."""
+    first, second = make("a", lost_after=15.0), make("b", settled=False, lost_after=15.0)
+    lost, stuck = submit(records), submit(records, required_device="cuda")
+    lose_message(records, lost)
+    (raw,) = [one for one in queued(records, stuck) if stuck in one]
+    records.client.lrem(queue_of(records, stuck), 1, raw)
+    held = f'[{raw}, "", "{records.get(stuck).queue}"]'
+    records.client.hset(records.keys.unacked, "tag", held)
+    first.once(1.0)
+    first.once(11.0)
+    assert records.client.pttl(records.keys.reaper_seen) > 0
+    # as if the job had waited as long; the tests' clocks are faster than Redis's
+    for job in (lost, stuck):
+        records.client.zadd(records.keys.waiting(records.get(job).queue), {job: 1}, xx=True)
+    records.client.delete(records.keys.reaper)  # its lease ran out
+    second.once(1_000.0)
+    assert not messages(records, lost)
+    second.once(1_006.0)
+    assert len(messages(records, lost)) == 1
+    assert not messages(records, stuck)
+    second.once(1_011.0)
+    assert len(messages(records, stuck)) == 1
+
+
 def queue_of(records: Records, job_id: str) -> str:
     return records.keys.message_list(records.get(job_id).queue, 6)
 
