@@ -115,7 +115,8 @@ class PodmanSection(Section):
     runtime: str = Field(
         "",
         pattern=_RUNTIME,
-        description="the name of an OCI runtime, such as runc; left out: Podman's own choice",
+        description="the name of the OCI runtime that jobs must have, such as runc; left out: "
+        "Podman's own choice",
     )
     accept_unenforced: tuple[Literal["memory", "pids", "cpu"], ...] = Field(
         (),

@@ -92,14 +92,17 @@ class Podman:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="cyx-podman-"))
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket = self.directory / "podman.sock"
-        place = self.directory
-        (place / "run").mkdir(mode=0o700, exist_ok=True)
-        # not by variables: what cleans up after a container has none but HOME
-        config = place / "home" / ".config" / "containers"
-        config.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (config / "storage.conf").write_text(_STORAGE.format(driver=driver, place=place))
-        (config / "containers.conf").write_text(_CONTAINERS.format(runtime=runtime))
+        (self.directory / "run").mkdir(mode=0o700, exist_ok=True)
+        self.configure(driver=driver, runtime=runtime)
         self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, *, driver: str, runtime: str) -> None:
+        """Write its configuration, which it reads when it starts."""
+        # not by variables: what cleans up after a container has none but HOME
+        config = self.directory / "home" / ".config" / "containers"
+        config.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (config / "storage.conf").write_text(_STORAGE.format(driver=driver, place=self.directory))
+        (config / "containers.conf").write_text(_CONTAINERS.format(runtime=runtime))
 
     def __enter__(self) -> Self:
         return self.start()

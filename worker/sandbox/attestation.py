@@ -372,13 +372,21 @@ def concluded(
     )
 
 
+_OTHER_RUNTIME: Final = (
+    'set runtime = "runc" in the section [engine] of ~/.config/containers/containers.conf, and '
+    "restart Podman's service"
+)
+
+
 def _cure(error: str) -> str:
     low = error.lower()
     if "crun" in low and "cgroup" in low:
         return (
-            "crun refuses control groups of both versions at once: set podman.runtime: runc, or "
-            "boot with version 2 alone"
+            f"crun refuses control groups of both versions at once: {_OTHER_RUNTIME}; or boot with "
+            "version 2 alone"
         )
+    if "did not take runtime" in low:
+        return f"Podman's API does not let the runtime be chosen, up to version 5: {_OTHER_RUNTIME}"
     if "image" in low:
         return "have an image there that the node may use: see docker.preload_images"
     return "cyxwiz doctor --probe shows it again; the engine's own log says more"

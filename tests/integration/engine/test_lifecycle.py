@@ -297,19 +297,23 @@ def test_sweep_ends_orphans_of_this_node_and_touches_no_others(
     state = jobs.places.state / "attempts"
     handle = jobs.start(WAITS)
     made = {}
+    dead = jobs.places.state / "probes" / "1-1"  # its process died with the engine
+    (dead / "attempts" / "probe~1").mkdir(parents=True)
     for name, node, place in (
         ("orphan", "test-node", state / "gone~1"),
         ("other", "another-node", state / "gone~2"),
         ("elsewhere", "test-node", Path("/nowhere/attempts/gone~1")),
+        ("probed", "test-node", dead / "attempts" / "probe~1"),
     ):
         labels = {"org.cyxwiz.node": node, "org.cyxwiz.state": str(place)}
         made[name] = raw.create_container(engine.BASE, ["true"], labels=labels, name=name)["Id"]
     try:
         assert jobs.runtime.sweep() == [], "just made: it may be about to be started"
-        assert jobs.runtime.sweep(time.time() + 120) == ["orphan"]
+        assert sorted(jobs.runtime.sweep(time.time() + 120)) == ["orphan", "probed"]
+        assert not dead.exists()
         assert handle.status().value == "running"
     finally:
-        for one in ("other", "elsewhere", "orphan"):
+        for one in ("other", "elsewhere", "orphan", "probed"):
             if jobs.runtime.manager.status(one) is not ContainerStatus.MISSING:
                 raw.remove_container(one, force=True)
 

@@ -20,6 +20,7 @@ from worker.runtimes.base import Chunk, Handle
 from worker.runtimes.engine.errors import ImageForbidden, ImageUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
+from worker.runtimes.engine.settings import PROBES
 from worker.sandbox.attestation import Inside, Probed
 from worker.sandbox.profile import LEAST_PIDS
 from worker.sandbox.standins import CPU, LIMITS, MEMORY, PIDS
@@ -55,7 +56,7 @@ def probe(
 
 def _probe(engine: EngineRuntime, images: list[str], place: Path, within: float) -> Probed:
     # a state of its own: nobody's successor or sweep takes it for a job
-    root = place / "probes" / f"{os.getpid()}-{time.monotonic_ns()}"
+    root = place / PROBES / f"{os.getpid()}-{time.monotonic_ns()}"
     settings = replace(engine.settings, state_root=root, accept_unenforced=frozenset(LIMITS))
     last = _nothing("", "there is no image here that the node may use")
     try:

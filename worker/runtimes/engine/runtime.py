@@ -38,13 +38,8 @@ from worker.runtimes.engine.marks import ImageMarks
 from worker.runtimes.engine.ownership import give_tree
 from worker.runtimes.engine.pulls import Puller
 from worker.runtimes.engine.report import SandboxReport
-from worker.runtimes.engine.settings import (
-    NODE,
-    STATE,
-    EngineSettings,
-    container_name,
-    log_config,
-)
+from worker.runtimes.engine.settings import EngineSettings, container_name, log_config
+from worker.runtimes.engine.sweep import sweep
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
 from worker.sandbox import evidence, gvisor
 from worker.sandbox.attestation import EngineFacts
@@ -61,7 +56,6 @@ from worker.sandbox.standins import (
 
 _HELLO_WITHIN: Final = 120.0
 """A busy engine takes long to start a container, and this is no reason to give it up."""
-_ORPHAN_AFTER: Final = 60.0
 _DYING: Final = 0.3
 _AGAIN: Final = 0.01
 
@@ -209,24 +203,13 @@ class EngineRuntime:
 
     def sweep(self, now: float | None = None) -> list[str]:
         """Remove what no attempt has any more: containers of this node whose attempt's directory is
-        gone, stopped ones that are past ``keep_logs_hours``, and old logs. Their names.
+        gone, stopped ones that are past ``keep_logs_hours``, those of probes that nobody looks
+        after, and old logs. The containers' names.
 
         A container of another node is never touched, nor one that was made just now.
         """
         now = time.time() if now is None else now
-        removed = []
-        for one in self.manager.containers({NODE: self._settings.node}):
-            state = Path(one["Labels"].get(STATE, "/"))
-            age = now - float(one["Created"])
-            if state.parent != self._attempts or state.exists() or age < _ORPHAN_AFTER:
-                continue
-            stopped = one["State"] in ("exited", "dead", "created")
-            if stopped and not self._settings.remove_containers:
-                ended = self.manager.ended(one["Id"]) or float(one["Created"])
-                if now - ended < self._settings.keep_logs_hours * 3600:
-                    continue
-            self.manager.remove(one["Id"])
-            removed.append(one["Names"][0].lstrip("/"))
+        removed = sweep(self.manager, self._settings, now)
         self.logs.sweep(now)
         return removed
 

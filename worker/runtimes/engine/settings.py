@@ -21,6 +21,8 @@ NODE, JOB, ATTEMPT, FENCE, STATE = (
     f"{LABEL}{name}" for name in ("node", "job", "attempt", "fence", "state")
 )
 """The labels of each container: which node and attempt it is of, and where its state is."""
+PROBES: Final = "probes"
+"""Where in a node's state directory its probes are at work, and what they saw is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

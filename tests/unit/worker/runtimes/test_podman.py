@@ -205,3 +205,24 @@ def test_what_inspect_tells_otherwise_is_a_difference() -> None:
     assert {"ReadonlyRootfs", "Capabilities", "PidsLimit", "Memory", "Ulimits", "Mounts"} <= wrong
     spared = libpod.compare(wanted, seen, ignored=frozenset({"memory", "pids", "cpu"}))
     assert {"Memory", "PidsLimit"} & {one.item for one in spared} == set()
+
+
+def test_of_limits_of_a_process_those_that_were_asked_for_count() -> None:
+    """Where none on processes is asked for, Podman gives its user's."""
+    own = {"Name": "RLIMIT_NPROC", "Soft": 32768, "Hard": 32768}
+    wanted = asked()
+    limits = wanted["HostConfig"]["Ulimits"]
+
+    def good(found: list[dict[str, Any]], config: dict[str, Any] = wanted) -> bool:
+        seen = {"HostConfig": {"Ulimits": found}}
+        findings = libpod.compare(config, seen, ignored=frozenset())
+        return next(one.good for one in findings if one.item == "Ulimits")
+
+    assert good(limits)
+    assert good([*limits, own])
+    assert not good([*limits, {**own, "Name": "RLIMIT_CORE"}])
+    assert not good(limits[1:])
+    fewer = {"Name": "nproc", "Soft": 64, "Hard": 64}
+    stricter = {**wanted, "HostConfig": {**wanted["HostConfig"], "Ulimits": [*limits, fewer]}}
+    assert not good([*limits, own], stricter)
+    assert good([*limits, fewer], stricter)

@@ -174,7 +174,9 @@ def test_a_probe_that_came_to_nothing_says_why_and_what_to_do() -> None:
     )
     report = conclude(PODMAN, Probed(image="x", limits={}, error=said))
     assert not report.usable
-    assert "podman.runtime: runc" in report.todo
+    assert "containers.conf" in report.todo
+    other = "the engine did not take Runtime: wanted runc, found crun"
+    assert "containers.conf" in conclude(PODMAN, Probed(image="x", limits={}, error=other)).todo
     vfs = conclude(replace(PODMAN, storage="vfs"), probed())
     assert "overlay" in vfs.warnings[0]
 
