@@ -52,6 +52,19 @@ for _name in [name for name in os.environ if name.startswith("CYXWIZ_")]:
 os.environ["CYXWIZ_REDIS_URL"] = _SERVER.url
 
 
+SAID = "said"
+"""A property of a test: what it has found out, for whoever reads the end of what pytest says."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have found out, those of xdist's processes too."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties if report.when == "call" else ():
+            if name == SAID:
+                terminalreporter.ensure_newline()
+                terminalreporter.write_line(str(text))
+
+
 @dataclass(frozen=True)
 class Hub:
     """Where jobs are recorded and queued in a test: `tasks.app` and `train` use the same one."""
