@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class LiveNode:
     env: Mapping[str, str] = field(default_factory=dict)
     python: str = sys.executable
     """Of the version that it is of."""
+    within: Sequence[str] = ()
+    """What its command line begins with: a program that becomes it."""
     process: subprocess.Popen[bytes] | None = None
     _starts: int = 0
 
@@ -84,7 +86,7 @@ class LiveNode:
         config = self.write_config()
         with (self.directory / "node.out").open("ab") as out, self.log.open("ab") as err:
             self.process = subprocess.Popen(
-                [self.python, "-m", "worker.cli", "node", "--config", str(config)],
+                [*self.within, self.python, "-m", "worker.cli", "node", "--config", str(config)],
                 stdout=out,
                 stderr=err,
                 cwd=self.directory,
