@@ -13,15 +13,13 @@ from pathlib import Path
 
 import redis
 
-from tasks.errors import KeeperError, LeaseLost, UnknownJob
-from tasks.events import Retrying
-from tasks.record import Lease, tagged
-from tasks.state import FailureReason, JobState
+from tasks.errors import KeeperError
+from tasks.state import JobState
+from worker.giving_back import give_back
 from worker.keeper import lock
 from worker.keeper.settle import Settlement, end_keeper, settle
 from worker.note import Note, recall
 from worker.parts import NodeParts
-from worker.plan import AttemptId
 from worker.runtimes.base import Handle
 
 log = logging.getLogger(__name__)
@@ -72,30 +70,11 @@ class Leftovers:
     def _give_back(self, note: Note) -> JobState:
         """The state that the job is in then; queued where that is not known."""
         place = self._parts.place
-        message = f"the worker of slot {place.slot} on {place.node} died"
-        reason = FailureReason.NODE_LOST
-        records, job_id = self._parts.records, note.lease.job_id
-        for owner in (note.lease.owner, *note.former):
-            lease = Lease(job_id=job_id, owner=owner, fence=note.lease.fence)
-            try:
-                state = records.requeue(
-                    lease,
-                    [tagged(Retrying(reason=reason, message=message))],
-                    reason=reason,
-                    message=message,
-                    delay_ms=0,
-                    counts=True,
-                )
-            except LeaseLost:
-                continue
-            except redis.RedisError as error:
-                log.warning("leftover.not_given_back job=%s error=%s", job_id, error)
-                return JobState.QUEUED
-            attempt = AttemptId(job_id=job_id, fence=note.lease.fence)
-            log.info("leftover.requeued attempt=%s", attempt)
-            return state
-        log.info("leftover.not_ours job=%s", job_id)
         try:
-            return records.ending(job_id).state
-        except (UnknownJob, redis.RedisError):
+            state = give_back(
+                self._parts.records, note, f"the worker of slot {place.slot} on {place.node} died"
+            )
+        except redis.RedisError as error:
+            log.warning("leftover.not_given_back job=%s error=%s", note.lease.job_id, error)
             return JobState.QUEUED
+        return state or JobState.QUEUED

@@ -117,6 +117,21 @@ def test_the_keeper_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     cluster.wait_clean()
 
 
+def test_the_keeper_is_killed_while_its_node_is_away(start_cluster: Start, tmp_path: Path) -> None:
+    """The node's next start gives the job back: nobody waits until its long lease has run out."""
+    cluster = start_cluster(lease_ttl=60.0, lease_grace=30.0)
+    watched = Watched(cluster, tmp_path)
+    [directory] = cluster.node.paths.attempts.iterdir()
+    keeper = cluster.node.keeper(directory)
+    assert cluster.node.leave() == 0
+    os.kill(keeper, signal.SIGKILL)
+    cluster.node.start()
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 2
+    assert watched.runs == "began began ended "
+    cluster.wait_clean()
+
+
 def test_the_whole_node_is_killed_and_another_one_takes_the_job(
     start_cluster: Start, tmp_path: Path
 ) -> None:

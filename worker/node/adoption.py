@@ -18,6 +18,7 @@ from worker.keeper import lock
 from worker.keeper.settle import Settlement, end_keeper, remove_tree, settle
 from worker.node.log import event
 from worker.node.paths import NodePaths
+from worker.note import Note, recall
 from worker.plan import ExitStatus
 from worker.runtimes import native_runtime
 from worker.runtimes.base import Chunk, Handle, Runtime
@@ -35,10 +36,17 @@ class Leftovers:
     has just started.
     """
 
-    def __init__(self, paths: NodePaths, recovering: Callable[[], list[Runtime]] = list) -> None:
-        """``recovering``: what finds attempts beside native ones again."""
+    def __init__(
+        self,
+        paths: NodePaths,
+        recovering: Callable[[], list[Runtime]] = list,
+        gone: Callable[[Note], None] = lambda note: None,
+    ) -> None:
+        """``recovering``: what finds attempts beside native ones again. ``gone``: told of each
+        attempt that was settled here: its job can be given back."""
         self._paths = paths
         self._recovering = recovering
+        self._gone = gone
 
     def settle(self, busy: Collection[str]) -> None:
         """Settle the attempts of dead keepers in slots other than ``busy``."""
@@ -107,6 +115,7 @@ class Leftovers:
         if lock.alive(directory):
             return
         held = () if slot is None else (self._paths.leases / (slot + leases.SUFFIX),)
+        note = recall(directory)
         done = settle(directory, held, timeout=_SETTLE_WITHIN)
         if done.outcome is not Settlement.ALIVE:
             blocked = done.outcome is Settlement.BLOCKED
@@ -117,6 +126,8 @@ class Leftovers:
                 killed=list(done.killed),
                 held=[str(path) for path in done.held],
             )
+        if note is not None and done.outcome is Settlement.SETTLED:
+            self._gone(note)
 
 
 def _directories(path: Path) -> list[Path]:

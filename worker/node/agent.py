@@ -25,10 +25,12 @@ from typing import Final, Protocol
 import redis
 
 from tasks.errors import ConfigError
+from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform
 from worker.devices import leases
 from worker.engines import Engines
+from worker.giving_back import GivingBack
 from worker.node import slot_records, systemd
 from worker.node.adoption import Leftovers
 from worker.node.cordoned import Cordoning
@@ -132,7 +134,11 @@ class Agent:
             has_gpus=bool(gpus),
             changed=lambda: self._bell.nudge(),
         )
-        self._leftovers = Leftovers(self._paths, self._engines.recovering)
+        giving_back = GivingBack(
+            Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s),
+            f"its keeper on {config.node.name} died",
+        )
+        self._leftovers = Leftovers(self._paths, self._engines.recovering, giving_back.put)
         self._launch = Launch(
             command=command or celery_command(config.node.name),
             env=celery_env(
