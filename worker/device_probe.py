@@ -79,6 +79,7 @@ class DeviceProbe:
             "engine": str(info.get("ID", "")),
             "version": self._runtime.version(),
             "devices": list(self._place.devices),
+            "cuda": self._place.cuda,  # it decides on the image
         }
 
     def _try_all(self) -> Seen:
@@ -104,7 +105,7 @@ class DeviceProbe:
                 "job_id": attempt.job_id,
             }
         )
-        launcher = ContainerLauncher(self._runtime, self._paths, device=place.kind)
+        launcher = ContainerLauncher(self._runtime, self._paths, device=place.kind, cuda=place.cuda)
         picked = launcher.prepare(job, None, lambda image, detail: None)
         with self._pool.grant(place.slot, request, attempt=str(attempt)) as held:
             plan = launcher.plan(

@@ -47,6 +47,8 @@ class Place:
 
     via: str = ""
     """How the node's engine is asked for them: see `worker.runtimes.engine.gpus`."""
+    cuda: int | None = None
+    """The newest major version of CUDA that the driver of its devices can do; None: not known."""
 
     @property
     def slot_devices(self) -> SlotDevices:
@@ -87,7 +89,11 @@ class NodeParts:
         from worker.launchers.container import ContainerLauncher  # no cost to a native node
 
         return ContainerLauncher(
-            self.engines.runtime(), self.paths, device=self.place.kind, also_images=also_images
+            self.engines.runtime(),
+            self.paths,
+            device=self.place.kind,
+            cuda=self.place.cuda,
+            also_images=also_images,
         )
 
     def recovering(self) -> list[Runtime]:

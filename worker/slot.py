@@ -96,6 +96,7 @@ class SlotProcess:
         self._offers_containers = False
         self._devices = devices
         self._via = ""
+        self._cuda: int | None = None
 
     @classmethod
     def from_env(cls, settings: Settings, env: Mapping[str, str] = os.environ) -> SlotProcess:
@@ -159,6 +160,7 @@ class SlotProcess:
         engines = Engines(self._config, abandon_after=self._abandon_after)
         devices = inventory(self._config)
         try:
+            self._cuda = devices.snapshot().cuda_major
             pool = self._pool(devices)
             seen = DeviceProbe(engines.runtime(), pool, self._paths, self._place()).seen()
         finally:
@@ -188,6 +190,7 @@ class SlotProcess:
             devices=self._devices.uuids,
             gpu_memory_mb=self._devices.memory_mb,
             via=self._via,
+            cuda=self._cuda,
         )
 
     def ready(self) -> None:

@@ -91,6 +91,12 @@ class Snapshot:
         """Those that a job can be given."""
         return tuple(one for one in self.devices if not one.partitioned and not one.fault)
 
+    @property
+    def cuda_major(self) -> int | None:
+        """The major version of `cuda`; None: it is not known."""
+        major = self.cuda.partition(".")[0]
+        return int(major) if major.isdigit() else None
+
     def by_uuid(self) -> dict[str, Device]:
         return {one.uuid: one for one in self.devices}
 

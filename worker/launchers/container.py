@@ -33,12 +33,15 @@ class ContainerLauncher:
         paths: NodePaths,
         *,
         device: Device,
+        cuda: int | None = None,
         also_images: tuple[str, ...] = (),
     ) -> None:
-        """``device``: what the slot is made of. ``also_images``: patterns beside images.allow."""
+        """``device``: what the slot is made of. ``cuda``: see `Place`. ``also_images``: patterns
+        beside images.allow."""
         self.runtime = runtime
         self._paths = paths
         self._device = device
+        self._cuda = cuda
         self._also_images = also_images
 
     def prepare(
@@ -58,7 +61,11 @@ class ContainerLauncher:
                 return self._picked(images, reference, again, "as the attempt before")
         known = [] if job.image is not None else known_images(images.tags(), images.own)
         choice = select_image(
-            image=job.image, version=job.image_version, device=self._device, known=known
+            image=job.image,
+            version=job.image_version,
+            device=self._device,
+            known=known,
+            cuda=self._cuda,
         )
         if isinstance(choice, NoImage):
             raise ImageUnavailable(choice.message)

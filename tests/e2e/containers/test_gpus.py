@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tasks.state import JobState
+from tests.support import engine
 from tests.support.contained import Contained
-from tests.support.gpus.hooked import HookedEngine
+from tests.support.gpus.hooked import IMAGE, HookedEngine
 from tests.support.gpus.stand_in import Host, uuid
 from tests.support.redis_server import RedisServer
 
@@ -31,14 +32,15 @@ def hooked() -> Iterator[HookedEngine]:
 
 
 @pytest.fixture
-def start_on(tmp_path: Path) -> Iterator[Callable[[Path], Contained]]:
+def start_on(tmp_path: Path) -> Iterator[Callable[..., Contained]]:
     """Starts a node with two slots of one GPU each, on the engine at a socket."""
     started: list[Contained] = []
-    host = Host(tmp_path / "gpus", gpus=2).write()
+    host = Host(tmp_path / "gpus", gpus=2)
     extra = {"slots": {"cpu": 0, "gpu": [[0], [1]]}}
     with RedisServer() as server:
 
-        def start(socket: Path) -> Contained:
+        def start(socket: Path, *, cuda: int = 12040) -> Contained:
+            host.set(cuda=cuda)
             directory = tmp_path / "node-a"
             directory.mkdir()
             made = Contained.start(directory, server.url, socket, extra=extra, env=host.env)
@@ -56,9 +58,13 @@ def queues(contained: Contained, slot: str) -> list[str]:
 
 
 def test_two_sandboxed_jobs_on_two_gpus_see_one_each(
-    hooked: HookedEngine, start_on: Callable[[Path], Contained]
+    hooked: HookedEngine, start_on: Callable[..., Contained]
 ) -> None:
-    contained = start_on(hooked.socket)
+    raw = engine.raw(hooked.socket)
+    for tag in ("cuda12-2.0", "cuda11-1.0"):
+        raw.tag(IMAGE, "cyxwiz/executor", tag)
+    raw.close()
+    contained = start_on(hooked.socket, cuda=11080)
     assert any("cuda-x1" in name for name in queues(contained, "gpu0"))
     command = {"command": ["python3", "-c", SHOWN], "required_device": "cuda"}
     jobs = [contained.cluster.submit(command) for _ in range(2)]
@@ -73,13 +79,15 @@ def test_two_sandboxed_jobs_on_two_gpus_see_one_each(
     for job in jobs:
         result = job.get(timeout=60)
         assert (result["mode"], list(result["gpus"])) == ("docker", [got[job.id]])
+        sandbox = contained.cluster.record(job).sandbox
+        assert sandbox["image"] == "cyxwiz/executor:cuda11-1.0", "the driver is of CUDA 11.8"
         (line,) = contained.cluster.logged(job)
         assert json.loads(line) == got[job.id]
     contained.wait_clean()
 
 
 def test_without_a_toolkit_a_gpu_slot_reads_no_queue_of_sandboxed_jobs(
-    start_on: Callable[[Path], Contained],
+    start_on: Callable[..., Contained],
 ) -> None:
     with HookedEngine(gpus=0) as plain:
         contained = start_on(plain.socket)
