@@ -89,7 +89,7 @@ class Chaos:
             if self._plan.containers:
                 # as distributions run it: containers outlive a dockerd that is killed
                 self._engine = Dockerd(options=["--live-restore"], own_containerd=True).start()
-                engine.import_base(self._engine.socket)
+                self._lend_image(self._engine.socket)
             for number in range(self._plan.nodes):
                 self._hosts.append(self._host(number))
                 self._hosts[-1].start()
@@ -109,6 +109,15 @@ class Chaos:
         self._server.close()
         if self._engine is not None:
             self._engine.close()
+
+    @staticmethod
+    def _lend_image(socket: Path) -> None:
+        """Python is all that a run's jobs need of the executor image."""
+        engine.import_base(socket)
+        client = engine.raw(socket)
+        repository, tag = engine.EXECUTOR.split(":")
+        client.tag(engine.BASE, repository, tag)
+        client.close()
 
     def _host(self, number: int) -> Host:
         directory = self._directory / f"node-{number}"
@@ -147,7 +156,7 @@ class Chaos:
                 log=self._log,
                 ahead=_AHEAD * self._plan.nodes * self._plan.slots,
                 calm=injector.calm,
-                image=engine.BASE if self._plan.containers else "",
+                containers=self._plan.containers,
             )
             while not producer.done and time.monotonic() < until:
                 producer.step()

@@ -39,16 +39,16 @@ class Producer:
         log: Path,
         ahead: int,
         calm: Callable[[], AbstractContextManager[None]],
-        image: str = "",
+        containers: bool = False,
     ) -> None:
         """``ahead``: how many jobs may be under way. ``calm``: while Redis is there, and stays.
-        ``image``: of jobs that may run in a container."""
+        ``containers``: jobs may come to be in one."""
         self._app = app
         self._client = client
         self._log = log
         self._ahead = ahead
         self._calm = calm
-        self._image = image
+        self._containers = containers
         self._jobs = {job.id: job for job in jobs}
         self._next = deque(job for job in jobs if not job.after)
         self._following: dict[str, list[Job]] = {}
@@ -135,13 +135,13 @@ class Producer:
 
     def _config(self, job: Job) -> dict[str, Any]:
         code = "1" if job.meant is End.FAILED else "0"
-        if self._image:  # the log is where a container sees it too: with the job's checkpoints
-            program, place, more = ["-c", _SCRIPT.read_text()], "", {"image": self._image}
+        if self._containers:  # the log is where these see it too: with the job's checkpoints
+            program, place = ["-c", _SCRIPT.read_text()], ""
         else:
-            program, place, more = [str(_SCRIPT)], str(self._log), {}
+            program, place = [str(_SCRIPT)], str(self._log)
         # the last argument is a mark: by it a process of this run is known
         words = ["python3", "-I", "-S", *program, place, str(job.seconds), code, str(self._log)]
-        return {"job_id": job.id, "command": words, "max_attempts": _ATTEMPTS, **more}
+        return {"job_id": job.id, "command": words, "max_attempts": _ATTEMPTS}
 
     def _cancel_due(self) -> None:
         for job, at in [*self._cancels.items()]:
