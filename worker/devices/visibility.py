@@ -10,6 +10,9 @@ from worker.devices.inventory import Device
 GRANTED = "CYXWIZ_DEVICES"
 """The UUIDs of the grant, with commas: what a job can hold against what it sees."""
 
+NODES = "CYXWIZ_DEVICE_NODES"
+"""The device nodes of a ROCm grant, with commas."""
+
 SHARE = "CYXWIZ_GPU_MEMORY_MB"
 """How much memory of each device the job may use, MiB; not set: all of it."""
 
@@ -38,6 +41,7 @@ def _names(devices: Sequence[Device]) -> dict[str, str]:
             "ROCR_VISIBLE_DEVICES": uuids,
             "NVIDIA_VISIBLE_DEVICES": "void",
             GRANTED: uuids,
+            NODES: ",".join(sorted({node for one in devices for node in one.nodes})),
         }
     return {
         "CUDA_VISIBLE_DEVICES": uuids,

@@ -4,7 +4,7 @@
 
 The node names them in ``CYXWIZ_DEVICES``. What CUDA's driver lets this process see must be these
 and no others; else the job would compute on the CPU, or on somebody else's GPU, and it ends with
-`Exit.NO_DEVICE` before it has begun. Standard library only.
+`Exit.NO_DEVICE` before it has begun. Of ROCm's, each device node must open. Standard library only.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check(environ: Mapping[str, str]) -> None:
     if not granted:
         return
     if environ.get("CUDA_VISIBLE_DEVICES") is None:
-        _check_rocm()
+        _check_rocm(environ.get("CYXWIZ_DEVICE_NODES") or "/dev/kfd")
         return
     seen = visible()
     if seen != {_plain(one) for one in granted}:
@@ -71,9 +71,12 @@ def check(environ: Mapping[str, str]) -> None:
         )
 
 
-def _check_rocm() -> None:
-    if not os.access("/dev/kfd", os.R_OK | os.W_OK):
-        raise Unseen("/dev/kfd cannot be opened, by which ROCm reaches its GPUs")
+def _check_rocm(nodes: str) -> None:
+    for node in nodes.split(","):
+        try:
+            os.close(os.open(node, os.O_RDWR))
+        except OSError as error:
+            raise Unseen(f"{node}, by which ROCm reaches its GPUs: {error.strerror}") from None
 
 
 def _plain(uuid: str) -> str:

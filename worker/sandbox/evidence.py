@@ -38,7 +38,7 @@ def observe(
         raise Gone
     host = asked["HostConfig"]
     found = [
-        *_status(pid, profile),
+        *_status(pid, host, profile),
         *_mounts(pid, host, profile),
         *spaces(pid, profile),
         *groups(pid, host),
@@ -60,13 +60,13 @@ def status(pid: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
-def _status(pid: int, profile: Profile) -> list[Finding]:
+def _status(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding]:
     seen = status(pid)
     uid, gid = profile.user
     found = [
         finding("uid", "\t".join([str(uid)] * 4), seen.get("Uid", "")),
         finding("gid", "\t".join([str(gid)] * 4), seen.get("Gid", "")),
-        finding("groups", "", seen.get("Groups", "?").replace(str(gid), "").strip()),
+        finding("groups", " ".join(sorted(host["GroupAdd"])), _others(seen.get("Groups"), gid)),
         finding("no_new_privs", 1, seen.get("NoNewPrivs")),
         finding("seccomp", 2, seen.get("Seccomp")),
     ]
@@ -75,6 +75,11 @@ def _status(pid: int, profile: Profile) -> list[Finding]:
         held = {seen.get(name, "?") for name in names}
         found.append(finding("capabilities", _NO_CAPABILITIES, ", ".join(sorted(held))))
     return found
+
+
+def _others(groups: str | None, gid: int) -> str:
+    """What it is in beside its own group."""
+    return "?" if groups is None else " ".join(sorted(set(groups.split()) - {str(gid)}))
 
 
 def _mounts(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding]:

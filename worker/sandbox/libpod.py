@@ -27,7 +27,7 @@ _UNDERSTOOD: Final = frozenset(
         *("IpcMode", "PidMode", "UTSMode", "UsernsMode", "CgroupnsMode", "PublishAllPorts"),
         *("OomScoreAdj", "OomKillDisable", "Init", "AutoRemove", "RestartPolicy", "Runtime"),
         *("Memory", "MemorySwap", "NanoCpus", "PidsLimit", "ShmSize", "Ulimits", "Tmpfs"),
-        *("Mounts", "LogConfig", "DeviceRequests"),
+        *("Mounts", "LogConfig", "DeviceRequests", "Devices"),
     }
 )
 
@@ -48,6 +48,13 @@ def specification(
     Raises `Unsayable`.
     """
     host = asked["HostConfig"]
+    if host.get("GroupAdd"):
+        nodes = ", ".join(one["PathOnHost"] for one in host["Devices"])
+        raise Unsayable(
+            f"rootless Podman gives a job none of the host's groups, and {nodes} belongs to "
+            f"{', '.join(host['GroupAdd'])}: use Docker, or open the device nodes by a udev rule "
+            'to everybody of this host, MODE="0666"'
+        )
     for key, value in host.items():
         if key not in _UNDERSTOOD and value not in (None, "", [], {}, 0, False):
             raise Unsayable(f"Podman is not asked for {key}: what is meant by {value!r} there?")
@@ -85,7 +92,7 @@ def specification(
         "r_limits": [_rlimit(one) for one in host["Ulimits"]],
         "resource_limits": _resources(host, ignored),
         "mounts": [*_temporary(host["Tmpfs"]), *map(_mount, host["Mounts"])],
-        "devices": [{"path": path} for path in _devices(host.get("DeviceRequests") or ())],
+        "devices": [{"path": path} for path in _devices(host)],
         "log_configuration": {
             "driver": host["LogConfig"]["Type"],
             "size": int(host["LogConfig"]["Config"]["max-size"]),
@@ -147,10 +154,11 @@ def _mount(one: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _devices(requests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """By their names in the Container Device Interface: nothing else gives a device here."""
-    names = []
-    for request in requests:
+def _devices(host: Mapping[str, Any]) -> list[str]:
+    """Device nodes by their paths; what is requested, by its name in the Container Device
+    Interface: nothing else gives it here."""
+    names = [str(one["PathOnHost"]) for one in host.get("Devices") or ()]
+    for request in host.get("DeviceRequests") or ():
         if request.get("Driver") != "cdi" or not request.get("DeviceIDs"):
             raise Unsayable("Podman gives devices by their CDI names, such as nvidia.com/gpu=0")
         names += request["DeviceIDs"]
@@ -243,7 +251,7 @@ def _tmpfs(asked: Mapping[str, Any]) -> list[str]:
 def _given(wanted: Mapping[str, Any], host: Mapping[str, Any]) -> list[Finding]:
     """What Podman says of devices; nothing where some were asked for and it says nothing: versions
     before 5 never do. Then the job shows it, or does not begin: see `worker.runner.proof`."""
-    asked, seen = _devices(wanted.get("DeviceRequests") or ()), _device_names(host)
+    asked, seen = _devices(wanted), _device_names(host)
     return [] if asked and not seen else [same("Devices", asked, seen)]
 
 

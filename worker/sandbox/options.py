@@ -29,12 +29,13 @@ def container_config(
     volumes: Iterable[str],
     labels: Mapping[str, str],
     log: Mapping[str, Any],
+    groups: Iterable[int] = (),
 ) -> dict[str, Any]:
     """The body of the engine's create call.
 
     ``image``: its id, so that nobody can move a tag meanwhile. ``volumes``: where the image
     declares volumes; each is covered, or it would be writable and without a size. ``log``: the
-    engine's ``LogConfig``.
+    engine's ``LogConfig``. ``groups``: beside the user's own, what the grant's device nodes need.
     """
     mounts = [*_job_mounts(plan), *_covers(volumes)]
     return {
@@ -56,6 +57,7 @@ def container_config(
         "HostConfig": {
             **_confinement(profile),
             **_devices(plan.grant),
+            "GroupAdd": [str(group) for group in groups],
             **_amounts(plan.limits, profile),
             "Tmpfs": {profiles.TMP: _tmpfs(profile)},
             "Mounts": mounts,
@@ -80,7 +82,6 @@ def _confinement(profile: Profile) -> dict[str, Any]:
         "DeviceCgroupRules": [],
         "Binds": [],
         "VolumesFrom": [],
-        "GroupAdd": [],
         "Sysctls": {},
         "PublishAllPorts": False,
         "PortBindings": {},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.choices import Device as Kind
 from tests.support.gpus.stand_in import Host, uuid
 from worker.devices.inventory import Device
 from worker.devices.visibility import environment
@@ -56,6 +57,16 @@ def test_nor_one_whose_device_is_lost_or_whose_driver_is_not_there(host: Host) -
     assert "libcuda.so.1" in without.stderr
     host.gpu(2, lost=1)
     assert prove({**host.env, **granted(2)}).returncode == Exit.NO_DEVICE
+
+
+def test_of_rocm_each_device_node_must_open(tmp_path: Path) -> None:
+    def card(*nodes: str) -> dict[str, str]:
+        return environment([Device(uuid="card", kind=Kind.ROCM, nodes=nodes)])
+
+    assert prove(card("/dev/null", "/dev/zero")).stdout == "it runs\n"
+    away = prove(card("/dev/null", str(tmp_path / "renderD128")))
+    assert (away.stdout, away.returncode) == ("", Exit.NO_DEVICE)
+    assert "renderD128" in away.stderr
 
 
 def test_a_program_that_is_not_there_is_said_so(host: Host) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks.errors import KeeperError, RuntimeUnavailable
+from worker.devices.device_nodes import NodeUnusable, groups_for
 from worker.keeper import client, containers, lock, protocol, secret_files
 from worker.keeper.client import KeeperLink
 from worker.keeper.settle import Settlement, remove_tree, settle
@@ -366,6 +367,10 @@ class EngineRuntime:
         # mostly what this process has too
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         asked = plan.limits.nofile
+        try:
+            groups = groups_for(plan.grant.nodes, self._settings.profile.user[0])
+        except NodeUnusable as error:
+            raise DevicesUnavailable(str(error)) from error
         nofile = asked if most == resource.RLIM_INFINITY else min(asked, most)
         return container_config(
             replace(plan, limits=replace(plan.limits, nofile=nofile)),
@@ -374,6 +379,7 @@ class EngineRuntime:
             volumes=image.volumes,
             labels=self._settings.labels(plan.attempt, plan.state),
             log=log_config(self._dialect),
+            groups=groups,
         )
 
     def _create(self, name: str, asked: dict[str, Any]) -> str:

@@ -191,6 +191,13 @@ def test_what_it_has_no_word_for_is_refused_and_not_dropped() -> None:
     gpu["HostConfig"]["DeviceRequests"] = [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}]
     spec = libpod.specification("n", gpu, ignored=frozenset())
     assert spec["devices"] == [{"path": "nvidia.com/gpu=0"}]
+    rocm = asked()
+    rocm["HostConfig"]["Devices"] = [{"PathOnHost": "/dev/kfd"}]
+    spec = libpod.specification("n", rocm, ignored=frozenset())
+    assert spec["devices"] == [{"path": "/dev/kfd"}]
+    rocm["HostConfig"]["GroupAdd"] = ["104"]
+    with pytest.raises(libpod.Unsayable, match="/dev/kfd belongs to 104"):
+        libpod.specification("n", rocm, ignored=frozenset())
 
 
 def test_what_inspect_tells_otherwise_is_a_difference() -> None:
