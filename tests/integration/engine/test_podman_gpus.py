@@ -1,12 +1,8 @@
-"""GPUs in containers of rootless Podman, by CDI specifications of a stand-in.
-
-Podman reads them in /etc/cdi, which must be there and this user's to write to: .ci/run sees to it.
-"""
+"""GPUs in containers of rootless Podman, by CDI specifications of a stand-in."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +11,7 @@ import pytest
 
 from tests.integration.engine.jobs import Jobs
 from tests.support import engine, podman
-from tests.support.gpus import stand_in
+from tests.support.gpus.cdi import specified
 from tests.support.gpus.stand_in import uuid
 from tests.support.runtimes import engine_runtime_in, hear, soon
 from worker.devices.inventory import Device
@@ -27,7 +23,6 @@ from worker.runtimes.engine.runtime import EngineRuntime
 
 pytestmark = [pytest.mark.integration, pytest.mark.podman, pytest.mark.timeout(300)]
 
-SPECS = Path("/etc/cdi")
 PROOF = Path(__file__).resolve().parents[3] / "worker" / "runner" / "proof.py"
 IN_CONTAINER = "/opt/stand-in"
 SHOWN = """
@@ -40,35 +35,8 @@ print(json.dumps({n: v for n, v in os.environ.items() if n.startswith(("CUDA", "
 def cdi(tmp_path: Path) -> Iterator[None]:
     """Two devices by their UUIDs: each brings CUDA's library and shows itself alone."""
     podman.require()
-    if not os.access(SPECS, os.W_OK):
-        why = f"{SPECS} is not there, or not this user's to write to"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
-    devices = []
-    for number in range(2):
-        shows = tmp_path / f"gpu{number}"
-        shows.write_text(f"gpus 1\ngpu 0 uuid {uuid(number)}\n")
-        library = stand_in.library() / "libcuda.so.1"
-        mounts = [(library, f"{IN_CONTAINER}/libcuda.so.1"), (shows, "/etc/stand-in-gpus")]
-        devices.append(
-            {
-                "name": uuid(number),
-                "containerEdits": {
-                    "mounts": [
-                        {"hostPath": str(path), "containerPath": to, "options": ["ro", "bind"]}
-                        for path, to in mounts
-                    ]
-                },
-            }
-        )
-    spec = SPECS / f"cyxwiz-test-{os.getpid()}.json"
-    content = {"cdiVersion": "0.3.0", "kind": "nvidia.com/gpu", "devices": devices}
-    # two specs that name the same devices resolve none of them
-    with engine.locked(SPECS / ".cyxwiz-test.lock"):
-        spec.write_text(json.dumps(content))
+    with specified(tmp_path, gpus=2, library=IN_CONTAINER):
         yield
-        spec.unlink()
 
 
 @pytest.fixture
