@@ -134,8 +134,9 @@ def test_one_that_uses_more_than_its_share_is_stopped(
     jobs = [cluster.command(WAITS, required_device="cuda", max_attempts=1) for _ in range(2)]
     for job in jobs:
         cluster.wait_state(job, JobState.RUNNING)
+    # a job's process is known by its environment, which it has a moment after it is started
+    wait_until(lambda: len(cluster.node.job_pids()) == 2, what="both jobs' processes")
     pids = cluster.node.job_pids()
-    assert len(pids) == 2
     host.process(0, pids[0], 9_000)
     wait_until(
         lambda: any(cluster.record(job).state is JobState.FAILED for job in jobs), timeout=20
