@@ -15,7 +15,6 @@ import select
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,7 @@ from worker.config import NodeConfig, ensure_supported_platform
 from worker.devices import leases
 from worker.engines import Engines
 from worker.giving_back import GivingBack
-from worker.node import slot_records, systemd
+from worker.node import self_description, slot_records, systemd
 from worker.node.adoption import Leftovers
 from worker.node.cordoned import Cordoning
 from worker.node.device_care import DeviceCare
@@ -41,7 +40,6 @@ from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidf
 from worker.node.log import event
 from worker.node.node_orders import NodeOrders
 from worker.node.nursery import Nursery
-from worker.node.parking import Parking
 from worker.node.paths import NodePaths
 from worker.node.redis_advice import advice
 from worker.node.registry import (
@@ -49,13 +47,13 @@ from worker.node.registry import (
     NodeRecord,
     NodeRegistry,
     NodeState,
-    Offer,
     SlotEntry,
     usable_cores,
 )
 from worker.node.reload import reloaded
 from worker.node.restarts import RestartPolicy
 from worker.node.services import cluster_services
+from worker.node.shaping import Shaping
 from worker.node.slot_worker import SlotWorker, WorkerState
 from worker.node.slots import (
     PRELOADED,
@@ -65,11 +63,8 @@ from worker.node.slots import (
     celery_env,
     cpu_slots,
     digest_of,
-    kind_of,
 )
 from worker.node.stop_bell import StopBell
-from worker.node.wide_demand import WideDemand
-from worker.node.wide_slots import WideSlots
 from worker.trust.keyring import Keyring
 from worker.trust.secrets import Secrets
 
@@ -156,9 +151,15 @@ class Agent:
         modules = PRELOADED if command is None else ()
         self._nursery = Nursery(modules, self._launch.env, config.node.state_dir)
         self._slots = (*cpu_slots(config.slots.cpu_slots(usable_cores())), *gpus)
-        self._parking = Parking()
-        self._wide = WideSlots(config, make=self._worker, busy=self._has_job)
-        self._wide_demand = WideDemand(settings, self._narrow_queues, self._most_devices())
+        self._shaping = Shaping(
+            config,
+            settings,
+            paths=self._paths,
+            slots=self._slots,
+            devices=self._devices,
+            make=self._worker,
+            busy=self._has_job,
+        )
         self._workers: list[SlotWorker] = []
         self._state = NodeState.STARTING
         self._ready = threading.Event()
@@ -212,7 +213,7 @@ class Agent:
             stack.callback(heartbeat.stop)
             stack.callback(self._engines.close)
             orders = NodeOrders(self._settings, identity.name, heartbeat.now)
-            own: list[Service] = [self._care, self._devices, self._wide_demand, orders]
+            own: list[Service] = [self._care, self._devices, self._shaping.demand, orders]
             for service in (*own, *self._make_services(identity)):
                 service.start()
                 stack.callback(service.stop)
@@ -373,40 +374,10 @@ class Agent:
 
     def _shape(self, now: float) -> None:
         """Slots stand aside whose devices are not well; others are joined for wide jobs."""
-        serves = not self._obeyed and not self._cordoning.cordoned
-        known = len(self._workers) - len(self._wide.workers)
-        configured = self._workers[: len(self._slots)]
-        unclaimed = [worker for worker in configured if not self._wide.claims(worker)]
-        unwell = {} if self._obeyed else self._devices.unwell()
-        self._parking.step(now, [*unclaimed, *self._wide.workers], unwell, cordoned=not serves)
-        if not self._wide_demand.serves:
-            return
-        narrow = [
-            worker
-            for worker in unclaimed
-            if worker.slot.devices and worker.slot.name not in self._parking
-        ]
-        snapshot = self._devices.snapshot
-        self._wide.step(now, narrow, self._wide_demand.found, snapshot, serve=serves)
-        self._workers[known:] = self._wide.workers
-
-    def _most_devices(self) -> int:
-        """How many devices a wide slot could have: none where the operator has said which there
-        are, or jobs share them."""
-        config = self._config
-        if config.slots.gpu != "auto" or config.gpu.jobs_per_device > 1:
-            return 0
-        kinds = Counter(one.kind for one in self._devices.snapshot.usable if not one.parent)
-        return max(kinds.values(), default=0)
-
-    def _narrow_queues(self) -> list[str]:
-        """What the slots of single devices read, as they said last."""
-        return [
-            name
-            for slot in self._slots
-            if len(slot.devices) == 1
-            for name in slot_records.queues(self._paths, slot.name)
-        ]
+        stopping = bool(self._obeyed)
+        serves = not stopping and not self._cordoning.cordoned
+        shaped = self._shaping.step(now, self._workers, serves=serves, stopping=stopping)
+        self._workers = [*shaped]
 
     def _has_job(self, slot: str) -> bool:
         return leases.held(self._paths.leases / (slot + leases.SUFFIX))
@@ -420,9 +391,7 @@ class Agent:
                 self._say(f"{name} ready (pid {worker.pid})")
         configured = self._workers[: len(self._slots)]
         if self._state is NodeState.STARTING and all(
-            worker.state is WorkerState.READY
-            or worker.slot.name in self._parking
-            or self._wide.claims(worker)
+            worker.state is WorkerState.READY or self._shaping.stands_aside(worker)
             for worker in configured
         ):
             self._state = NodeState.READY
@@ -430,7 +399,8 @@ class Agent:
             self._say("node ready")
             event("node.ready")
             systemd.notify("READY=1")
-        entries, offer = self._entries(), self._offer()
+        entries = self_description.entries(self._workers, self._slots)
+        offer = self_description.offer(self._workers, self._paths)
         told = (entries, offer, self._state)
         if told != self._told:
             self._shown, self._told = entries, told
@@ -475,49 +445,15 @@ class Agent:
     def _busy(self) -> frozenset[str]:
         return frozenset(w.slot.name for w in self._workers if w.pid is not None)
 
-    def _entries(self) -> tuple[SlotEntry, ...]:
-        return tuple(
-            SlotEntry(
-                name=worker.slot.name,
-                kind=worker.slot.kind,
-                state=worker.state,
-                devices=worker.slot.devices,
-            )
-            for worker in self._workers
-            if worker.state is not WorkerState.STOPPED or worker.slot in self._slots
-        )
-
-    def _offer(self) -> Offer:
-        """What the slots that take jobs say that they read: asked again at each beat."""
-        ready = [worker.slot for worker in self._workers if worker.state is WorkerState.READY]
-        read = {name for slot in ready for name in slot_records.queues(self._paths, slot.name)}
-        kinds = sorted({kind_of(slot.name) for slot in ready})
-        return Offer(
-            queues=tuple(sorted(name for name in read if not name.startswith("slot."))),
-            slots={kind: tuple(s.name for s in ready if kind_of(s.name) == kind) for kind in kinds},
-        )
-
     def _record(self, identity: NodeIdentity) -> NodeRecord:
-        node, facts = self._config.node, self._care.facts
-        return NodeRecord(
-            name=identity.name,
-            node_id=identity.node_id,
-            instance=identity.instance,
+        return self_description.record(
+            identity,
+            self._config,
             state=self._state,
-            started=identity.started,
-            hostname=identity.hostname,
-            pid=identity.pid,
             slots=self._shown,
-            pool=node.pool,
-            labels=node.labels,
-            mode=self._config.execution.mode,
-            sandbox_level=facts.state.level if facts.state.usable else 0,
-            docker_available=facts.state.usable and facts.state.name == "docker",
-            podman_available=facts.state.usable and facts.state.name == "podman",
-            container_images=facts.images,
-            offer=self._offer(),
-            gpus=self._devices.entries(),
-            no_gpus=self._devices.snapshot.reason,
+            offer=self_description.offer(self._workers, self._paths),  # asked again at each beat
+            facts=self._care.facts,
+            devices=self._devices,
         )
 
 
