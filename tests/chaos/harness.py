@@ -17,12 +17,12 @@ import redis
 from tasks.celery import make_app
 from tasks.publishing import JobCelery
 from tasks.settings import Settings
-from tests.chaos import checker, schedule
+from tests.chaos import checker, left, schedule
 from tests.chaos.checker import Expected, Told
 from tests.chaos.injector import Host, Injector
 from tests.chaos.job import GUARD, LOG
 from tests.chaos.link import Link
-from tests.chaos.producer import Producer, processes
+from tests.chaos.producer import Producer
 from tests.chaos.report import Report
 from tests.chaos.schedule import End, Job, Kind
 from tests.support import contained, engine
@@ -37,9 +37,6 @@ _TICK: Final = 0.1
 _CLEAN_WITHIN: Final = 150.0
 """A node looks for what ended jobs left every minute; the host may be busy."""
 ALL_KINDS: Final = frozenset(Kind)
-
-# Redis's keys that are there for as long as the cluster is; everything else has an end.
-_LASTING: Final = ("queues", "nodes", "_kombu.binding", "node:", "reaper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,32 +199,7 @@ class Chaos:
         )
 
     def _left(self) -> dict[str, list[str]]:
-        found = {
-            f"{host.node.name} {kind}": names
-            for host in self._hosts
-            for kind, names in host.node.leftovers().items()
-        }
-        found["processes of jobs"] = processes(self._log)
-        found["keys"] = self._untimed()
-        found["containers"] = self._containers()
-        return {kind: names for kind, names in found.items() if names}
-
-    def _containers(self) -> list[str]:
-        if self._engine is None:
-            return []
-        client = engine.raw(self._engine.socket)
-        try:
-            return [str(one["Names"]) for one in client.containers(all=True)]
-        finally:
-            client.close()
-
-    def _untimed(self) -> list[str]:
-        """Keys without an end, but for those of the cluster itself."""
-        return sorted(
-            f"{key} ({self._client.type(key)})"
-            for key in self._client.scan_iter(count=500)
-            if self._client.ttl(key) == -1 and not key.removeprefix("cyxwiz:").startswith(_LASTING)
-        )
+        return left.found(self._directory, self._hosts, self._client, self._engine)
 
     def _report(self, injector: Injector, seconds: float) -> Report:
         told = {job.id: self._told(job.id) for job in self._jobs}

@@ -16,7 +16,6 @@ from tasks.control import cancel
 from tasks.errors import RedisUnavailable
 from tasks.publishing import TRAIN, JobCelery
 from tests.chaos.schedule import End, Job
-from worker.keeper import procfs
 
 _SCRIPT: Final = Path(__file__).with_name("job.py")
 _ENDS: Final = ("succeeded", "failed", "cancelled", "rejected")
@@ -148,14 +147,3 @@ class Producer:
             if time.monotonic() >= at:
                 cancel(job, "chaos", app=self._app)
                 del self._cancels[job]
-
-
-def processes(log: Path) -> list[str]:
-    """Living processes of jobs that were started to write to this log."""
-    mark = str(log).encode()
-    return [
-        str(pid)
-        for pid in procfs.pids()
-        if (line := procfs.read_bytes(f"/proc/{pid}/cmdline") or b"").endswith(mark + b"\0")
-        and b"-S" in line.split(b"\0")
-    ]
