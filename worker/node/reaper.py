@@ -235,13 +235,20 @@ class Reaper:
             waiting, *lengths = (int(one) for one in pipe.execute())
         return waiting - sum(lengths)
 
-    def _queues_of_delivered(self) -> Iterator[str]:
-        """The queue of each message that a worker has and has not acknowledged."""
-        for text in self._records.client.hvals(self._keys.unacked):
+    def _queues_of_delivered(self) -> list[str]:
+        """The queue of each waiting job whose message a worker has. A message of a job that has
+        ended must not hide the loss of another's."""
+        client, found = self._records.client, set()
+        for text in client.hvals(self._keys.unacked):
             try:
-                yield str(json.loads(text)[2])
+                found.add((str(json.loads(text)[2]), job_of(str(text))))
             except (ValueError, TypeError, IndexError):
                 continue
+        return [
+            queue
+            for queue, job_id in found
+            if client.zscore(self._keys.waiting(queue), job_id) is not None
+        ]
 
     def _queues(self) -> list[str]:
         found = self._records.client.smembers(self._keys.queues)

@@ -231,6 +231,20 @@ def test_a_message_that_a_worker_has_is_not_lost(make: Make, records: Records) -
     assert len(messages(records, gone)) == 1
 
 
+def test_a_message_of_an_ended_job_hides_no_lost_one(make: Make, records: Records) -> None:
+    reaper = make()
+    ended, gone = submit(records), submit(records)
+    (message,) = messages(records, ended)
+    queue = records.get(ended).queue
+    lose_message(records, ended)
+    lose_message(records, gone)
+    finish(records, claim(records, ended), events.Succeeded(result={}))
+    records.client.hset(records.keys.unacked, "tag", f'[{json.dumps(message)}, "", "{queue}"]')
+    reaper.once(1.0)
+    reaper.once(2.0)
+    assert len(messages(records, gone)) == 1
+
+
 def test_a_message_that_a_worker_keeps_and_does_not_claim_goes_back(
     make: Make, records: Records
 ) -> None:
