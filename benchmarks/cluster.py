@@ -50,7 +50,7 @@ EVENTS_PER_S: Final = 200
 SECONDS: Final = 10.0
 """For which each size is looked at."""
 BEAT_S: Final = NODE_TTL_S / 3
-QUERIES: Final = 60
+QUERIES: Final = 200
 """Of each kind."""
 
 

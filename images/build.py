@@ -77,8 +77,10 @@ def build(
     return made
 
 
-def build_node(*, base: str, local: bool, pip_args: str) -> list[str]:
-    """Build ``cyxwiz/node`` on ``base``; its tags. ``local``: as for `build`."""
+def build_node(*, base: str, local: bool, pip_args: str, extras: Sequence[str]) -> list[str]:
+    """Build ``cyxwiz/node`` on ``base``; its tags. ``local``: as for `build`. ``extras``: of the
+    package, beside those that a node and a monitor need."""
+    wanted = ",".join(("node", "monitor", *extras))
     names = [f"cyxwiz/node:{name}" for name in (version(), "latest")]
     with tempfile.TemporaryDirectory(prefix="cyxwiz-images-") as place:
         context = Path(place)
@@ -103,11 +105,11 @@ def build_node(*, base: str, local: bool, pip_args: str) -> list[str]:
         if local:
             command = [*pip(), "download", "--quiet", "--only-binary=:all:", "--dest", str(wheels)]
             command += ["-c", str(context / "constraints.txt")]
-            run([*command, f"{wheel}[node,monitor]"])
+            run([*command, f"{wheel}[{wanted}]"])
         for path in [context, *context.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         arguments = ["--file", str(context / "Dockerfile.node"), "--build-arg", f"BASE={base}"]
-        arguments += ["--build-arg", f"VERSION={version()}"]
+        arguments += ["--build-arg", f"VERSION={version()}", "--build-arg", f"EXTRAS={wanted}"]
         arguments += ["--network=none"] if local else ["--build-arg", f"PIP_ARGS={pip_args}"]
         docker_build(context, arguments, names)
     return names
@@ -210,6 +212,9 @@ def main() -> None:
     node.add_argument("--base", default=REAL_BASE, help=f"default: {REAL_BASE}")
     node.add_argument("--local-base", action="store_true", help="a base of this host's Python")
     node.add_argument("--offline", action="store_true", help="BASE has this host's Python")
+    node.add_argument(
+        "--extra", action="append", default=[], dest="extras", help="such as runner; again for more"
+    )
     node.add_argument("--pip-args", default="", help="more for the pip in the build")
     pushing = verbs.add_parser("push")
     pushing.add_argument("registry", help="such as registry.example:5000/team")
@@ -222,6 +227,7 @@ def main() -> None:
             base=LOCAL_BASE if given.local_base else given.base,
             local=given.local_base or given.offline,
             pip_args=given.pip_args,
+            extras=given.extras,
         )
         return
     flavours = given.flavours or ["cpu"]

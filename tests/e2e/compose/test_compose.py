@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,11 +13,14 @@ import docker
 import pytest
 import redis
 
+from tasks.trust import SigningKey
 from tests.support import compose, engine
 from tests.support.cli import Cli
 from tests.support.compose import Stack
+from tests.support.dockerd import REPO
 from tests.support.flower import AUTHORIZATION
 from tests.support.waiting import wait_until
+from worker.trust.acl import Role, acl_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -27,6 +29,7 @@ OVERRIDE = {
         "node": {
             "environment": {
                 "CYXWIZ_DOCKER__PULL_POLICY": "never",
+                "CYXWIZ_TRUST__KEYS": "[/etc/cyxwiz/keys/alice.pub]",
                 "CYXWIZ_TIMEOUTS__LEASE_TTL": "6",
                 "CYXWIZ_TIMEOUTS__LEASE_GRACE": "2",
                 "CYXWIZ_SLOTS__CPU": "1",
@@ -42,27 +45,60 @@ TRAINING = {
         ]
     },
     "dataset_uri": "builtin:digits",
-    "epochs": 3,
     "memory_mb": 600,
 }
-UNTIL = "import sys, time\nwhile time.time() < float(sys.argv[1]): time.sleep(0.1)\nprint('over')"
+SCRIPT = (REPO / "examples" / "scripts" / "train.py").read_text()
+"""Of the standard library alone: the node's image has no framework for native jobs."""
+SECOND_ENDS = """
+import base64, json, os, time
+attempt = json.loads(base64.b64decode(os.environ["CYXWIZ_JOB_CONFIG"]))["attempt"]
+while attempt == 1:
+    time.sleep(0.1)
+print("over")
+"""
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with compose.stack(tmp_path_factory.mktemp("compose"), override=OVERRIDE) as stack:
+def alice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a key: alice.key, and keys/alice.pub whose jobs may run natively."""
+    directory = tmp_path_factory.mktemp("alice")
+    keys = directory / "keys"
+    keys.mkdir()
+    keys.chmod(0o755)
+    key = SigningKey.generate()
+    key.save(directory / "alice.key")
+    about = {"name": "alice", "public_key": str(key.public), "scope": {"native": True}}
+    (keys / "alice.pub").write_text(json.dumps(about))
+    (keys / "alice.pub").chmod(0o644)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def plain(alice: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """compose.yaml as it stands, but for the key and short leases."""
+    place = tmp_path_factory.mktemp("compose")
+    with compose.stack(place, alice / "keys", override=OVERRIDE) as stack:
         yield stack
 
 
+@pytest.fixture(scope="module")
+def stack(plain: Stack) -> Stack:
+    """The same cluster, to which compose.engine.yaml is added, as an operator would."""
+    engine.executor()
+    found = plain.with_engine()
+    found.up()
+    return found
+
+
 @pytest.fixture
-def cli(stack: Stack, tmp_path: Path) -> Cli:
+def cli(plain: Stack, tmp_path: Path) -> Cli:
     """The command on this host, as a producer."""
-    return Cli(cwd=tmp_path, env={"CYXWIZ_REDIS_URL": stack.redis("producer")})
+    return Cli(cwd=tmp_path, env={"CYXWIZ_REDIS_URL": plain.redis("producer")})
 
 
 @pytest.fixture
-def raw(stack: Stack) -> Iterator[docker.APIClient]:
-    client = engine.raw(stack.socket)
+def raw(plain: Stack) -> Iterator[docker.APIClient]:
+    client = engine.raw(plain.socket)
     yield client
     client.close()
 
@@ -83,17 +119,51 @@ def node_of(cli: Cli, job_id: str) -> str:
     return found
 
 
-def test_a_job_from_the_host_trains_on_a_node_in_a_sandbox(stack: Stack, cli: Cli) -> None:
+def trained(cli: Cli, mode: str, level: int, *signed: str, **more: Any) -> str:
+    """Train from the host, following it, in ``mode``; the job's id."""
     nodes = cli("nodes", "--json").json["nodes"]
-    assert [(one["status"], one["sandbox_level"]) for one in nodes] == [("alive", 2)] * 2
-    done = cli("submit", "-", "--follow", "--json", stdin=json.dumps(TRAINING), timeout=240)
+    assert [one["sandbox_level"] for one in nodes if one["status"] == "alive"] == [level] * 2
+    job = json.dumps({**(more or TRAINING), "epochs": 3})
+    done = cli("submit", "-", "--follow", "--json", *signed, stdin=job, timeout=120)
     assert done.code == 0, done
     said = {one["type"]: one for one in done.lines}
-    assert (said["admitted"]["mode"], said["admitted"]["sandbox_level"]) == ("docker", 2)
+    assert (said["admitted"]["mode"], said["admitted"]["sandbox_level"]) == (mode, level)
     assert said["progress"]["epoch"] == 3
-    assert said["succeeded"]["result"]["mode"] == "docker"
+    assert said["succeeded"]["result"]["mode"] == mode
+    job_id: str = said["succeeded"]["job_id"]
+    return job_id
 
-    job_id = said["succeeded"]["job_id"]
+
+def ends_elsewhere(cli: Cli, raw: docker.APIClient, *signed: str, **more: Any) -> None:
+    """A job whose node is killed while it runs ends on the other."""
+    job = {"command": ["python3", "-S", "-c", SECOND_ENDS], **more}
+    job_id = cli("submit", "-", *signed, stdin=json.dumps(job)).out.strip()
+    wait_until(
+        lambda: cli("job", job_id, "--json").json["state"] == "running", timeout=90, what="runs"
+    )
+    first = node_of(cli, job_id)
+    raw.kill(first)  # its name is its container's id
+    done = cli("follow", job_id, timeout=120)
+    assert done.code == 0, done
+    assert "did not renew its lease" in done.out
+    assert node_of(cli, job_id) != first
+
+
+def test_as_it_stands_it_trains_what_is_signed_and_outlives_a_node(
+    plain: Stack, cli: Cli, raw: docker.APIClient, alice: Path
+) -> None:
+    """Healthy within a minute: the fixture waits no longer."""
+    signed = ("--key", str(alice / "alice.key"))
+    trained(cli, "native", 0, *signed, command=["python3", "-S", "-c", SCRIPT], sandbox="none")
+    done = cli("submit", "-", stdin=json.dumps({"command": ["true"]}))
+    assert done.code == 0, done
+    assert "waits until a node can serve it" in done.err
+    assert cli("cancel", done.out.strip()).code == 0
+    ends_elsewhere(cli, raw, *signed, sandbox="none")
+
+
+def test_a_job_from_the_host_trains_on_a_node_in_a_sandbox(stack: Stack, cli: Cli) -> None:
+    job_id = trained(cli, "docker", 2)
     assert asked(f"{stack.url('flower')}/tasks") == (401, "")
     wait_until(
         lambda: asked(f"{stack.url('flower')}/task/{job_id}", login=True)[0] == 200,
@@ -114,29 +184,25 @@ def test_a_job_from_the_host_trains_on_a_node_in_a_sandbox(stack: Stack, cli: Cl
 def test_a_job_whose_node_is_killed_ends_on_the_other(
     stack: Stack, cli: Cli, raw: docker.APIClient
 ) -> None:
-    job = {
-        "command": ["python3", "-S", "-c", UNTIL, str(time.time() + 20)],
-        "memory_mb": 64,
-    }
-    job_id = cli("submit", "-", stdin=json.dumps(job)).out.strip()
-    wait_until(
-        lambda: cli("job", job_id, "--json").json["state"] == "running", timeout=90, what="runs"
-    )
-    first = node_of(cli, job_id)
-    raw.kill(first)  # its name is its container's id
-    done = cli("follow", job_id, timeout=180)
-    assert done.code == 0, done
-    assert "did not renew its lease" in done.out
-    assert node_of(cli, job_id) != first
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "300")  # the dead one comes back
+    ends_elsewhere(cli, raw, memory_mb=64)
+    stack.up()  # the dead one comes back
 
 
-def test_each_role_reaches_what_is_the_projects_and_nothing_of_the_server(stack: Stack) -> None:
-    for role in ("node", "producer", "monitor"):
+def test_redis_has_the_accounts_that_the_command_line_prints(stack: Stack) -> None:
+    made = stack.compose("exec", "-T", "redis", "cat", "/run/cyxwiz/users.acl").splitlines()
+    asked = ((Role.NODE, "node"), (Role.PRODUCER, "producer"), (Role.MONITOR, "monitor"))
+    assert made == [
+        "user default off",
+        "user health on nopass resetkeys resetchannels -@all +ping",
+        *(
+            acl_line(role, user, stack.env[f"CYXWIZ_{user.upper()}_PASSWORD"], every_node=True)
+            for role, user in asked
+        ),
+    ]
+    for _, role in asked:
         client = redis.Redis.from_url(stack.redis(role), decode_responses=True)
         assert client.ping()
-        client.hset("cyxwiz:test", "a", "b")
-        client.delete("cyxwiz:test")
+        assert client.hget("cyxwiz:job:nobody", "state") is None
         forbidden: list[Any] = [
             lambda client=client: client.set("other:key", "x"),
             lambda client=client: client.config_get("*"),
@@ -145,6 +211,8 @@ def test_each_role_reaches_what_is_the_projects_and_nothing_of_the_server(stack:
             lambda client=client: client.acl_list(),
             lambda client=client: client.publish("other", "x"),
         ]
+        if role != "node":
+            forbidden.append(lambda client=client: client.rpop("cyxwiz:work.x"))
         for ask in forbidden:
             with pytest.raises(redis.exceptions.NoPermissionError):
                 ask()
@@ -155,17 +223,15 @@ def test_each_role_reaches_what_is_the_projects_and_nothing_of_the_server(stack:
 
 
 def test_a_wrong_password_is_named_without_being_shown(stack: Stack, cli: Cli) -> None:
-    url = stack.redis("producer").replace("producer1", "wrong1")
+    url = stack.redis("producer").replace("producer-password", "wrong-password")
     done = cli("nodes", "--redis", url)
     assert done.code == 4
     assert "invalid username-password pair" in done.err
-    assert "wrong1" not in done.err
+    assert "wrong-password" not in done.err
 
 
 def test_more_nodes_come_with_scale(stack: Stack, cli: Cli) -> None:
-    stack.compose(
-        "up", "-d", "--wait", "--wait-timeout", "300", "--scale", "node=3", "--no-recreate"
-    )
+    stack.up("--scale", "node=3", "--no-recreate")
     wait_until(
         lambda: cli("top", "--json").json["capacity"]["nodes"] == 3, timeout=60, what="three nodes"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from tasks.settings import Settings
 from tasks.state import JobState
 from tests.support.certificates import Authority
 from tests.support.cluster import Cluster
+from tests.support.flower import Flower
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer, free_port
+from tests.support.waiting import wait_until
 from worker.trust.acl import Role, acl_line
 
 pytestmark = pytest.mark.integration
@@ -197,7 +200,7 @@ FORBIDDEN: list[tuple[str, str]] = [
     )),
     *(("flower", command) for command in (
         f"HSET {K}job:x state queued", f"DEL {K}job:x", f"LPUSH {K}work.x y", f"RPOP {K}work.x",
-        f"PUBLISH {K}control:node-a:x y", f"PUBLISH {K}/0.celery.pidbox x",
+        f"PUBLISH {K}control:node-a:x y",
         f"SET {K}celery-task-meta-x y",
     )),
 ]  # fmt: skip
@@ -235,15 +238,40 @@ def test_a_script_can_do_no_more_than_its_account(roles: Roles) -> None:
     client.close()
 
 
-def test_a_node_obeys_no_broadcast_but_questions(roles: Roles, cluster: Cluster) -> None:
-    """A node's account may publish on Celery's control channel, since it must hear it."""
-    mallory = make_app(roles.settings("node-b"), include=())
+@pytest.mark.parametrize("user", ["node-b", "flower", "ops"])
+def test_a_node_obeys_no_broadcast_but_questions(roles: Roles, cluster: Cluster, user: str) -> None:
+    """Whoever asks workers about themselves, as Flower does, may publish on Celery's control
+    channel; so may a node, since it must hear it."""
+    mallory = make_app(roles.settings(user), include=())
     workers = {roles.node.worker("cpu0"), roles.node.worker("cpu1")}
     for order in ("shutdown", "pool_restart", "cancel_consumer", "pool_shrink"):
         mallory.control.broadcast(order, arguments={"queue": "x"} if "consumer" in order else {})
     assert cluster.shell("true").get(timeout=30)["attempt"] == 1
     assert {roles.node.worker("cpu0"), roles.node.worker("cpu1")} == workers
     mallory.close()
+
+
+@pytest.mark.parametrize(("user", "profile"), [("flower", "read-only"), ("ops", "operator")])
+def test_flower_does_its_work_with_the_account_of_its_profile(
+    roles: Roles, cluster: Cluster, tmp_path: Path, user: str, profile: str
+) -> None:
+    pytest.importorskip("flower", reason="the extra `monitor` is not installed")
+    env = {**os.environ, "CYXWIZ_REDIS_URL": roles.url(user), "CYXWIZ_FLOWER_PROFILE": profile}
+    flower = Flower(env, tmp_path)
+    try:
+        wait_until(flower.answers, timeout=40, what="Flower")
+        wait_until(lambda: flower.shows("/workers", "cpu0@node-a"), timeout=40, what="workers")
+        roles.denied()
+        running = cluster.shell("sleep 60")
+        cluster.wait_state(running, JobState.RUNNING)
+        wait_until(lambda: flower.ask(f"/task/{running.id}")[0] == 200, timeout=30, what="a page")
+        status, _ = flower.ask(f"/api/task/revoke/{running.id}?terminate=true", data=b"")
+        assert status == (200 if profile == "operator" else 403)
+        cancel(running.id, app=cluster.app)
+        cluster.wait_state(running)
+        assert roles.denied() == []
+    finally:
+        flower.close()
 
 
 def test_only_the_right_server_is_spoken_to_and_only_by_tls(roles: Roles, tmp_path: Path) -> None:

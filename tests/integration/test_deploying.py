@@ -1,0 +1,177 @@
+"""What docs/deploy.md and docs/security.md tell an operator to do, done here as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import RedisUnavailable
+from tasks.settings import Settings
+from tasks.state import JobState
+from tests.support.certificates import Authority
+from tests.support.cli import Cli
+from tests.support.cluster import Cluster
+from tests.support.live_node import LiveNode
+from tests.support.redis_server import RedisServer, free_port, redis_binary
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "compose" / "cyxwiz-node.service").read_text()
+
+
+def block(page: str, language: str, having: str) -> str:
+    """The one block of a page that has some text in it."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (one,) = [part for part in found if having in part]
+    return str(one)
+
+
+def plain_block(page: str, having: str) -> str:
+    """As `block`, of one without a language."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    (one,) = [part for part in text.split("\n```\n")[1:] if having in part]
+    return one.partition("```")[0]
+
+
+def test_redis_with_the_settings_of_the_page_and_the_accounts_of_the_command(
+    tmp_path: Path,
+) -> None:
+    cli = Cli(cwd=tmp_path)
+    (line,) = block("security.md", "sh", "cyxwiz acl").splitlines()
+    command, _, target = line.partition("#")[0].partition(">>")
+    made = cli(*shlex.split(command)[1:])
+    assert made.code == 0, made
+    assert target.strip() == "users.acl"
+    users = tmp_path / "users.acl"
+    users.write_text(f"user default off\n{made.out}")
+    password = made.err.rpartition(": ")[2].strip()
+
+    authority = Authority(tmp_path)
+    certificate, key = authority.server()
+    port = free_port()
+    settings = plain_block("security.md", "aclfile /etc")
+    for there, here in (
+        ("/etc/redis/redis.pem", certificate),
+        ("/etc/redis/redis.key", key),
+        ("/etc/redis/ca.pem", authority.path),
+        ("/etc/redis/users.acl", users),
+        ("tls-port 6379", f"tls-port {port}"),
+    ):
+        assert there in settings
+        settings = settings.replace(there, str(here))
+    lines = [one.partition("  #")[0] for one in settings.splitlines()]
+    conf = tmp_path / "redis.conf"
+    conf.write_text("\n".join([*lines, f"dir {tmp_path}", ""]))
+    binary = redis_binary()
+    assert binary is not None
+    with (tmp_path / "redis.log").open("wb") as log:
+        server = subprocess.Popen([binary, str(conf)], stdout=log, stderr=log)
+    try:
+        (url,) = re.findall(r"rediss://[^']+", block("security.md", "sh", "rediss://"))
+        url = url.replace("PASSWORD@redis.example:6379", f"{password}@127.0.0.1:{port}")
+        url = url.replace("/etc/cyxwiz/ca.pem", str(authority.path))
+
+        def answers() -> bool:
+            assert server.poll() is None, (tmp_path / "redis.log").read_text()
+            try:
+                Settings(redis_url=url).check()
+            except RedisUnavailable:
+                return False
+            return True
+
+        wait_until(answers, what="Redis")
+        client = Settings(redis_url=url).connect()
+        assert client.acl_whoami() == "node-a"
+        client.close()
+        with pytest.raises(RedisUnavailable):
+            Settings(redis_url=url.replace(password, "x" * 20)).check()
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def setting(name: str) -> str:
+    """Of the unit; of an environment, without its quotes."""
+    (value,) = re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
+    return str(value)
+
+
+@contextmanager
+def notified(path: Path) -> Iterator[socket.socket]:
+    """The socket at which systemd would be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(path))
+        listener.settimeout(60)
+        yield listener
+
+
+def heard(listener: socket.socket, what: bytes) -> None:
+    while what not in listener.recv(4096):
+        pass
+
+
+def test_the_unit_is_started_stopped_and_started_as_systemd_would(tmp_path: Path) -> None:
+    """Its command, its environment, its notifications and its signal; no systemd is here. A stop is
+    no end of a job, and the next start goes on with it."""
+    assert (setting("Type"), setting("KillMode")) == ("notify", "process")
+    name, _, state = setting("Environment").partition("=")
+    program, *arguments = shlex.split(setting("ExecStart"))
+    assert (Path(program).name, name, state) == (
+        "cyxwiz",
+        "CYXWIZ_NODE__STATE_DIR",
+        "/var/lib/cyxwiz",
+    )
+    number = signal.Signals[setting("KillSignal")]
+    with RedisServer() as server, notified(tmp_path / "notify") as listener:
+        node = LiveNode(directory=tmp_path / "node", redis_url=server.url)
+        node.directory.mkdir()
+        env = {
+            **{key: text for key, text in os.environ.items() if not key.startswith("CYXWIZ_")},
+            "CYXWIZ_CONFIG": str(node.write_config()),
+            name: str(node.paths.state_dir),
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        }
+
+        def start() -> None:
+            with node.log.open("ab") as log:
+                node.process = subprocess.Popen(
+                    [sys.executable, "-m", "worker.cli", *arguments],
+                    stdout=log, stderr=log, env=env, cwd=ROOT,
+                )  # fmt: skip
+            heard(listener, b"READY=1")
+
+        cluster = Cluster.of(node)
+        try:
+            start()
+            job = cluster.shell("until [ -e go ]; do sleep 0.05; done; echo over")
+            cluster.wait_state(job, JobState.RUNNING)
+            (scratch,) = [
+                path for path in node.paths.work.iterdir() if path.name.startswith(job.id)
+            ]
+            process = node.process
+            assert process is not None
+            process.send_signal(number)
+            heard(listener, b"STOPPING=1")
+            assert process.wait(int(setting("TimeoutStopSec"))) == 0
+            assert cluster.record(job).state is JobState.RUNNING
+            assert node.job_pids()
+            start()
+            (scratch / "go").touch()
+            assert cluster.wait_state(job).attempt == 1
+            assert cluster.logged(job) == ["over"]
+        finally:
+            cluster.close()
+            node.close()
