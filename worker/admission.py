@@ -102,7 +102,8 @@ def admit(
     )
     if isinstance(chosen, NoMode):
         return _nowhere(job, config, chosen, engine, standing, last_reason, engine_expected)
-    unable = _unable(job, chosen.mode, last_reason, devices, secrets)
+    network = config.docker.network if chosen.mode is ExecutionMode.DOCKER else ""
+    unable = _unable(job, chosen.mode, last_reason, devices, secrets, network)
     if unable is not None:
         return unable
     limits = effective_limits(job, config, host)
@@ -166,6 +167,7 @@ def _unable(
     last_reason: str,
     devices: SlotDevices,
     secrets: frozenset[str],
+    network: str,
 ) -> HandBack | Refused | None:
     """What this slot of this node cannot give, and must not pretend to."""
     if why := unfit(job, devices):
@@ -179,7 +181,7 @@ def _unable(
     if missing:
         message = f"secrets: this node has none of the name {', '.join(missing)}"
         return _not_here(message, last_reason)
-    if job.network is not Network.NONE and mode is not ExecutionMode.NATIVE:
+    if job.network is not Network.NONE and mode is not ExecutionMode.NATIVE and not network:
         message = f"network: {job.network} is asked for, and this node has none for jobs"
         return _not_here(message, last_reason)
     return None

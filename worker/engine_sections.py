@@ -71,6 +71,12 @@ class DockerSection(Section):
         description="the name of an OCI runtime that the engine knows, such as runsc (gVisor); "
         "left out: the engine's own choice",
     )
+    network: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,127})?$",
+        description="the name of a network of the engine's, not host, for jobs whose key allows "
+        "one; left out: there is none",
+    )
     auth_file: AbsolutePath | None = Field(
         None, description=f"{PATH} of registry logins in the form of Docker's config.json"
     )
@@ -87,6 +93,13 @@ class DockerSection(Section):
     )
     security: SecuritySection = Field(default_factory=SecuritySection)
     cleanup: CleanupSection = Field(default_factory=CleanupSection)
+
+    @field_validator("network")
+    @classmethod
+    def _a_network_of_its_own(cls, name: str) -> str:
+        if name in ("host", "none"):
+            raise ValueError(f"is {name}, which is no network for jobs")
+        return name
 
     @field_validator("default_limits", mode="before")
     @classmethod

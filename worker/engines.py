@@ -112,6 +112,13 @@ class Engines:
             seen = self._state.name
             return self._made(seen if seen in names else names[0])
 
+    def prove_network(self, network: str) -> None:
+        """See that jobs may join this network of the node's engine. Each time: a rule is soon
+        gone. Raises RuntimeUnavailable: they may not, or nobody can tell."""
+        from worker.runtimes.engine.networks import prove_network
+
+        prove_network(self.runtime().manager, network)
+
     def recovering(self) -> list[Runtime]:
         """What finds attempts in containers again: nothing where the node uses no engine."""
         with self._lock:

@@ -97,6 +97,8 @@ class LaunchPlan:
     """The engine's id of it; '': whatever ``image`` means when the attempt starts."""
     gvisor: bool = False
     """It shall have gVisor's kernel, or not start."""
+    network: str = ""
+    """The engine's network that it joins; '': none."""
     also_images: tuple[str, ...] = ()
     """Patterns of images that this attempt may run beside those of ``images.allow``."""
     mounts: tuple[Mount, ...] = ()

@@ -12,6 +12,7 @@ from typing import Any
 import redis
 
 from tasks import events
+from tasks.choices import Network
 from tasks.errors import (
     BadSignature,
     ConfigError,
@@ -347,6 +348,7 @@ class Run:
             data=provided.data_path,
             code=provided.code,
             secrets=self._secret_files(secrets),
+            network=self._network(job, decision.mode),
         )
         return launcher.plan(asked, self._picked)
 
@@ -371,6 +373,16 @@ class Run:
             log.error("secrets.unusable attempt=%s error=%s", self._id, error)
             message = "secrets: the node's file of them is wrong"
             raise TurnedAway.handed_back(FailureReason.ENGINE_ERROR, message) from None
+
+    def _network(self, job: JobConfig, mode: str) -> str:
+        """The engine's network that it joins; '': none. Raises RuntimeUnavailable: no job may."""
+        parts = self._parts
+        name = parts.config.docker.network if job.network is not Network.NONE else ""
+        if not name or mode == NATIVE:
+            return ""
+        self._lasts()
+        parts.engines.prove_network(name)
+        return name
 
     def _secret_files(self, values: Mapping[str, str]) -> SecretFiles | None:
         if not values:

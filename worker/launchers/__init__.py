@@ -46,6 +46,8 @@ class Asked:
     data: Path | None
     code: Code | None
     secrets: SecretFiles | None = None
+    network: str = ""
+    """The engine's network that it joins; '': none."""
 
 
 class Launcher(Protocol):

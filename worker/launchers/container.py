@@ -98,7 +98,7 @@ class ContainerLauncher:
             code=asked.code,
         )
         plan = with_secrets(plan, asked.secrets, TARGET_SECRETS)
-        return replace(plan, also_images=self._also_images)
+        return replace(plan, also_images=self._also_images, network=asked.network)
 
     def report(self, handle: Handle) -> dict[str, Any]:
         seen = handle.report if isinstance(handle, EngineHandle) else None

@@ -133,7 +133,7 @@ def kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 def spaces(pid: int, profile: Profile, names: tuple[str, ...] = _NAMESPACES) -> list[Finding]:
     """That it has namespaces of its own, and no way out of that of the network."""
-    wanted = (*names, "net") if profile.no_network else names
+    wanted = (*names, "net")
     shared = [name for name in wanted if _space(pid, name) in ("", _space(os.getpid(), name))]
     found = [finding("namespaces shared with the host", "", " ".join(shared))]
     if profile.no_network:

@@ -68,7 +68,7 @@ def container_config(
 
 def _confinement(profile: Profile) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "NetworkMode": "none" if profile.no_network else "default",
+        "NetworkMode": "none" if profile.no_network else profile.network or "default",
         "ReadonlyRootfs": profile.read_only_root,
         "CapDrop": ["ALL"] if profile.drop_capabilities else [],
         "CapAdd": [],

@@ -34,6 +34,8 @@ class Profile:
 
     read_only_root: bool = True
     no_network: bool = True
+    network: str = ""
+    """The engine's network that jobs join where ``no_network`` is false; '': its own choice."""
     drop_capabilities: bool = True
     tmp_noexec: bool = True
     """Nothing in /tmp can be executed. Compilers of kernels (Triton) need it loosened."""

@@ -100,6 +100,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "registry": "r.example/y",
             "pull_policy": "never",
             "runtime": "runsc",
+            "network": "n",
             "auth_file": "/a.json",
             "preload_images": ["a:b"],
             "default_limits": {"memory_mb": 1, "cpu_cores": 1.5, "shm_size_mb": 2, "pids": 3},

@@ -124,6 +124,12 @@ class ContainerManager:
         with contextlib.suppress(NotFound), translated(f"removing image {reference}"):
             self._client.quick.remove_image(reference)
 
+    def network(self, name: str) -> dict[str, Any]:
+        """A network, as the API has it. Raises `NotFound`."""
+        with translated(f"looking for network {name}"):
+            found: dict[str, Any] = self._client.quick.inspect_network(name)
+            return found
+
     # --- containers
 
     def create(self, name: str, config: Mapping[str, Any]) -> str:

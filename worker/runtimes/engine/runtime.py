@@ -45,6 +45,7 @@ from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
 from worker.sandbox import evidence, gvisor
 from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.options import container_config
+from worker.sandbox.profile import Profile
 from worker.sandbox.readback import Finding, differences
 from worker.sandbox.standins import (
     Shortfall,
@@ -337,14 +338,14 @@ class EngineRuntime:
     ) -> Handle:
         """The handle of an attempt whose sandbox the host shows; else nothing of it is left."""
         try:
-            from_host = self._look(link, asked, stand)
+            from_host = self._look(link, asked, self._profile(plan), stand)
             SandboxReport(
                 engine=f"{self._dialect.name} {self._client.version().engine}",
                 container=container_name(plan.attempt, plan.state),
                 image=plan.image or "",
                 image_id=image.id,
                 digest=image.digests[0] if image.digests else "",
-                loosened=self._settings.profile.loosened,
+                loosened=self._profile(plan).loosened,
                 stood_in=stand.held,
                 unenforced=stand.accepted,
                 from_engine=tuple(from_engine),
@@ -374,7 +375,7 @@ class EngineRuntime:
         nofile = asked if most == resource.RLIM_INFINITY else min(asked, most)
         return container_config(
             replace(plan, limits=replace(plan.limits, nofile=nofile)),
-            self._settings.profile,
+            self._profile(plan),
             image=image.id,
             volumes=image.volumes,
             labels=self._settings.labels(plan.attempt, plan.state),
@@ -390,7 +391,14 @@ class EngineRuntime:
             self.manager.remove(name)
             return self.making.create(name, asked)
 
-    def _look(self, link: KeeperLink, asked: dict[str, Any], stand: StandIns) -> list[Finding]:
+    def _profile(self, plan: LaunchPlan) -> Profile:
+        """That of an attempt: the node's, and the network that it may have."""
+        profile = self._settings.profile
+        return replace(profile, no_network=False, network=plan.network) if plan.network else profile
+
+    def _look(
+        self, link: KeeperLink, asked: dict[str, Any], profile: Profile, stand: StandIns
+    ) -> list[Finding]:
         """What the host shows; nothing of a container that has ended already.
 
         A process on its way out has let go of its mounts and is not dead yet: what looks wrong is
@@ -399,7 +407,6 @@ class EngineRuntime:
         until = time.monotonic() + _DYING
         try:
             while link.job_pid:
-                profile = self._settings.profile
                 observe = gvisor.observe if profile.gvisor else evidence.observe
                 seen = observe(link.job_pid, asked, profile, cpus=stand.cpus)
                 found = judged(seen, stand)
