@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.keeper.zygote import Zygote
+from worker.runtimes.engine import toolkit
 from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.dialect import PODMAN
 from worker.runtimes.engine.errors import EngineError, SandboxUnavailable
@@ -101,7 +102,7 @@ class PodmanMaking:
             name="podman",
             version=version.engine,
             runtime=runtime.replace(" version ", " "),
-            toolkit=_cdi(),
+            toolkit=toolkit.described(_cdi()),
             rootless=bool((host.get("security") or {}).get("rootless")),
             cgroup_version=2 if host.get("cgroupVersion") == "v2" else 1,
             storage=str((info.get("store") or {}).get("graphDriverName") or ""),

@@ -121,7 +121,8 @@ class EngineFacts:
     runtime: str = ""
     """Of the OCI runtime, such as ``runc 1.1.5``."""
     toolkit: str = ""
-    """Of NVIDIA's container toolkit; '' where none was found."""
+    """NVIDIA's container toolkit: its version and how the engine knows it, as far as that is
+    known; '' where none was found."""
     gvisor: bool = False
     """Jobs are to have gVisor's kernel."""
     rootless: bool = False
@@ -418,10 +419,11 @@ def known_holes(facts: EngineFacts) -> list[str]:
                 f"{facts.runtime} has known holes ({_RUNC}), unless your distribution has mended "
                 "them: 1.2.8 and 1.3.3 are without"
             )
-    version = _version(facts.toolkit)
+    toolkit = facts.toolkit.partition(" ")[0]  # what follows is how it was found
+    version = _version(toolkit) if toolkit[:1].isdigit() else None
     if version and version < (1, 17, 8):
         found.append(
-            f"NVIDIA container toolkit {facts.toolkit} has known holes ({_TOOLKIT}), unless your "
+            f"NVIDIA container toolkit {toolkit} has known holes ({_TOOLKIT}), unless your "
             "distribution has mended them: 1.17.8 is without"
         )
     return found

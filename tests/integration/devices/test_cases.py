@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import SAID
 from tests.integration.devices.node import ROOT, Node, gone
 from tests.support.gpus import stress
 from tests.support.gpus.stand_in import Host, uuid
@@ -87,8 +89,11 @@ def test_case_02_without_a_driver_there_are_no_gpus_and_a_reason(host: Host, nod
     node.pool().grant_cpu("cpu0").release()
 
 
-def test_case_03_random_deaths_give_no_device_twice() -> None:
+def test_case_03_random_deaths_give_no_device_twice(
+    record_property: Callable[[str, object], None],
+) -> None:
     figures = stress.run(processes=5, seconds=4)
+    record_property(SAID, f"devices, 5 processes for 4 s: {asdict(figures)}")
     assert figures.grants > 10
     assert min(figures.killed.values()) > 0
     assert (figures.double, figures.leaked, figures.starved) == (0, 0, 0)

@@ -6,6 +6,7 @@ Each is a real engine with something between it and the node that does the harm.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,24 @@ def test_an_engine_of_another_version_is_got_to_know_anew(
         assert json.loads(kept.read_bytes())["at"] > first
     finally:
         engines.close()
+
+
+def test_a_toolkit_with_known_holes_is_warned_of(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    made = config(tmp_path, **{name: engine_socket(name)})
+    for version, holes in (("1.16.1", True), ("1.17.8", False)):
+        installed = programs / "nvidia-ctk"
+        said = f"NVIDIA Container Toolkit CLI version {version}"
+        installed.write_text(f"#!/bin/sh\nprintf '{said}\\ncommit: 1\\n'\n")
+        installed.chmod(0o755)
+        found = report(made, name)
+        assert found.usable, found.reason
+        assert found.facts.toolkit.startswith(version)
+        assert any("toolkit 1.16.1 has known holes" in one for one in found.warnings) == holes
 
 
 @pytest.mark.podman

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from worker.runtimes.engine import toolkit
 from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.manager import ContainerManager
 from worker.sandbox.attestation import EngineFacts
@@ -68,7 +69,7 @@ class DockerMaking:
             name="docker",
             version=version.engine,
             runtime=f"{info.get('DefaultRuntime') or ''} {_first(version, 'runc')}".strip(),
-            toolkit="registered" if self._manager.has_toolkit() else "",
+            toolkit=toolkit.described("registered" if self._manager.has_toolkit() else ""),
             rootless=any("name=rootless" in one for one in options),
             cgroup_version=int(info.get("CgroupVersion") or 1),
             storage=str(info.get("Driver") or ""),
