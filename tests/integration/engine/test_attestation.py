@@ -181,7 +181,7 @@ def test_an_engine_that_takes_a_limit_and_does_not_apply_it(
 def test_without_an_image_nothing_is_attested(
     runtime: EngineRuntime, attestor: Attestor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attestors.Attestor, "_images", lambda self, runtime: [])
+    monkeypatch.setattr(attestors.Attestor, "images", lambda self, runtime: [])
     report = attestor.report(runtime)
     assert report.available
     assert not report.usable
