@@ -63,7 +63,7 @@ class Attestor:
             return EngineReport(facts=facts, reason=found.reason, todo=_cure(found.name))
         try:
             facts = runtime.facts()
-            images = self.images(runtime)
+            images = self._images(runtime)
             probed = self._probed(runtime, images, again)
         except (CyxWizError, OSError) as error:
             facts = EngineFacts(name=found.name, version="")
@@ -76,7 +76,7 @@ class Attestor:
             require_patched=self._config.trust.require_patched,
         )
 
-    def images(self, runtime: EngineRuntime) -> list[str]:
+    def _images(self, runtime: EngineRuntime) -> list[str]:
         """Those that are here and that the node may use, the likeliest to have a Python first."""
         there = [tag for image in runtime.manager.list_images() for tag in image.tags]
         known = [one for one in self._config.docker.preload_images if _named(runtime, one) in there]

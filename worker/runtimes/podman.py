@@ -110,6 +110,9 @@ class PodmanMaking:
             loosened=loosened,
         )
 
+    def first_ids(self) -> tuple[int, int]:
+        return 0, 0  # keep-id: the job's user is the node's
+
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "HostConfig": {**config["HostConfig"], "UsernsMode": _KEEP_ID}}
 

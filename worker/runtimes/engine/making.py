@@ -6,16 +6,20 @@ the words are put to the engine, and what it cannot keep, is its own affair.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from worker.runtimes.engine import toolkit
 from worker.runtimes.engine.client import Version
+from worker.runtimes.engine.errors import SandboxUnavailable
 from worker.runtimes.engine.manager import ContainerManager
 from worker.sandbox.attestation import EngineFacts
 from worker.sandbox.readback import Finding, compare
 from worker.sandbox.standins import Shortfall
+
+_REMAPPED: Final = re.compile(r"/(\d+)\.(\d+)$")
 
 
 class Making(Protocol):
@@ -34,6 +38,11 @@ class Making(Protocol):
 
     def facts(self, version: Version, loosened: tuple[str, ...]) -> EngineFacts:
         """What it is, without a probe. Raises EngineError."""
+        ...
+
+    def first_ids(self) -> tuple[int, int]:
+        """Which uid and gid of the host a container's 0 is, where the engine moves them; else 0.
+        Raises EngineError."""
         ...
 
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +64,8 @@ class DockerMaking:
     def __init__(self, manager: ContainerManager, place: Path) -> None:
         """``place`` is not needed: what Docker reads is in the call."""
         self._manager = manager
+        self._told_by = ""
+        self._first = (0, 0)
 
     def unusable(self) -> str:
         return ""
@@ -75,6 +86,23 @@ class DockerMaking:
             storage=str(info.get("Driver") or ""),
             loosened=loosened,
         )
+
+    def first_ids(self) -> tuple[int, int]:
+        """With ``userns-remap``; its data are in a directory that is named for them."""
+        server = self._manager.client.version().server
+        if server != self._told_by:
+            info = self._manager.info()
+            options = map(str, info.get("SecurityOptions") or ())
+            if any("name=userns" in one for one in options):
+                root = str(info.get("DockerRootDir") or "")
+                match = _REMAPPED.search(root)
+                if match is None:
+                    raise SandboxUnavailable(
+                        f"userns-remap is on, and {root} does not say which users jobs are"
+                    )
+                self._first = int(match[1]), int(match[2])
+            self._told_by = server
+        return self._first
 
     def asked(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)

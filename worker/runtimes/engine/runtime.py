@@ -257,7 +257,7 @@ class EngineRuntime:
 
     def _give(self, plan: LaunchPlan) -> None:
         """The directories that the job writes to belong to its user; nobody else may look."""
-        uid, gid = self._settings.profile.user
+        uid, gid = self._owner()
         for directory in (plan.checkpoints, plan.output):
             opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -285,7 +285,7 @@ class EngineRuntime:
                     made.append(directory)
             guard = self._guard(plan)
             if plan.secrets is not None:
-                user = self._settings.profile.user
+                user = self._owner()
                 secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
             self._give(plan)
             started = self._launch(plan, image, stand, guard, deadline)
@@ -391,6 +391,11 @@ class EngineRuntime:
             self.manager.remove(name)
             return self.making.create(name, asked)
 
+    def _owner(self) -> tuple[int, int]:
+        """Whom the job's user is on the host."""
+        (uid, gid), (first_uid, first_gid) = self._settings.profile.user, self.making.first_ids()
+        return first_uid + uid, first_gid + gid
+
     def _profile(self, plan: LaunchPlan) -> Profile:
         """That of an attempt: the node's, and the network that it may have."""
         profile = self._settings.profile
@@ -405,9 +410,11 @@ class EngineRuntime:
         looked at again, until it is dead or the time is over.
         """
         until = time.monotonic() + _DYING
+        observe = gvisor.observe if profile.gvisor else evidence.observe
+        if not profile.gvisor:  # whose bundle has the numbers from inside
+            profile = replace(profile, user=self._owner())
         try:
             while link.job_pid:
-                observe = gvisor.observe if profile.gvisor else evidence.observe
                 seen = observe(link.job_pid, asked, profile, cpus=stand.cpus)
                 found = judged(seen, stand)
                 if not list(differences(found)) or time.monotonic() > until:
