@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from tasks.errors import KeeperError
 from worker.keeper import engine, procfs
@@ -116,15 +117,25 @@ def _end(client: EngineClient, container: str, command: str) -> None:
     host: it runs as the node's own user, or the node is root. Raises EngineError."""
     with translated("looking for a command"):
         found = client.quick.exec_inspect(command)
-        inside = client.quick.inspect_container(container)["Id"]
+        first = int(client.quick.inspect_container(container)["State"].get("Pid") or 0)
     pid = int(found.get("Pid") or 0)
     if not found["Running"] or pid <= 0:
         return
     entry = procfs.process(pid)
-    groups = procfs.read_bytes(f"/proc/{pid}/cgroup") or b""
-    if entry is None or inside.encode() not in groups:
+    # by its namespace: a rootless Podman on control groups of version 1 makes none of its own
+    if entry is None or _processes(pid) in ("", _processes(os.getpid())):
+        return
+    if _processes(pid) != _processes(first):
         return  # it ended meanwhile, and the pid may be anybody's
     if entry.group == pid:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
     procfs.send(entry, signal.SIGKILL)
+
+
+def _processes(pid: int) -> str:
+    """The namespace of processes that it is in; '' where it is dead or not this user's."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
