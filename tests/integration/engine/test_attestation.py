@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests.support.runtimes import engine_runtime_in, engine_socket
-from worker import attestor as attestors
 from worker.attestor import Attestor
 from worker.config import NodeConfig
 from worker.runtimes.engine.manager import ContainerManager
@@ -181,7 +180,7 @@ def test_an_engine_that_takes_a_limit_and_does_not_apply_it(
 def test_without_an_image_nothing_is_attested(
     runtime: EngineRuntime, attestor: Attestor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attestors.Attestor, "images", lambda self, runtime: [])
+    monkeypatch.setattr(ContainerManager, "list_images", lambda self, prefix="": [])
     report = attestor.report(runtime)
     assert report.available
     assert not report.usable
