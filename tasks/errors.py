@@ -7,6 +7,7 @@ CyxWizError
 ├── KeyUnusable         a key cannot be used: no such file, not a key, others may read it
 ├── BadSignature        a job's signature is not its own, has expired, or was used before
 │   └── UnknownKey      … is by a key that is not known here
+├── UnknownResult       a stored result is of a version that this one does not read, or is none
 ├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
 ├── WrongExec           a command beside a job cannot be asked for like that
 ├── ExecFailed          … was ended by its node, or nobody knows how it ended
@@ -76,6 +77,10 @@ class LeaseLost(CyxWizError):
 
 class RecordGone(LeaseLost):
     """There is no record of the job any more: Redis has lost its data."""
+
+
+class UnknownResult(CyxWizError):
+    """What is stored as a result is of a version that this one does not read, or is no result."""
 
 
 class BrokenRecord(LeaseLost):

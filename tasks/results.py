@@ -21,6 +21,8 @@ from celery.states import FAILURE, READY_STATES
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tasks.errors import UnknownResult
+from tasks.messages import VERSION, VERSION_HEADER
 from tasks.scripts import Scripts
 from tasks.settings import unavailable
 
@@ -144,6 +146,18 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
         """As sure as what follows a success."""
         self.app.amqp.surely(super()._call_task_errbacks, *args)
 
+    def meta_from_decoded(self, meta: Any) -> Any:
+        """What was stored, understood. Raises UnknownResult."""
+        if not isinstance(meta, dict) or not isinstance(meta.get("status"), str):
+            raise UnknownResult("what is stored as the job's result is none of this project's")
+        version = meta.get(VERSION_HEADER, VERSION)
+        if version != VERSION or isinstance(version, bool):
+            raise UnknownResult(
+                f"result of version {version!r:.40} of job {meta.get('task_id')!s:.80}; this reads "
+                f"version {VERSION}: upgrade cyxwiz-worker here"
+            )
+        return super().meta_from_decoded(meta)
+
     @contextmanager
     def waiting(self, timeout: float | None) -> Iterator[None]:
         """Within, `asking` waits for a Redis that went away, at most ``timeout`` seconds."""
@@ -167,6 +181,7 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
             result=result, state=state, traceback=traceback, request=request
         )
         meta["task_id"] = task_id
+        meta[VERSION_HEADER] = VERSION
         expires = (self.failure_expires if state == FAILURE else None) or self.expires
         told = state in READY_STATES and told_with_result(request)
         args = (task_id, self.get_key_for_task(task_id), self.encode(meta), expires or 0, int(told))

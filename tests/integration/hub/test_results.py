@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from celery.result import AsyncResult, GroupResult
 
 from tasks import train
 from tasks.celery import make_app
-from tasks.errors import RedisUnavailable
+from tasks.errors import RedisUnavailable, UnknownResult
 from tasks.settings import Settings
 from tests.conftest import Hub
 from tests.support.redis_server import free_port
@@ -161,3 +162,34 @@ def test_a_task_without_a_record_gets_none(hub: Hub) -> None:
     train.app.backend.store_result("another", 1, "SUCCESS", request=Context())
     assert AsyncResult("another", app=train.app).get(timeout=WAIT) == 1
     assert not hub.client.exists(hub.keys.job("another"))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"status": "SUCCESS", "result": {"ok": 1}, "cyxwiz_v": 2},
+        {"status": "SUCCESS", "result": {"ok": 1}, "cyxwiz_v": True},
+        {"status": "SUCCESS", "result": {"ok": 1}, "cyxwiz_v": "1"},
+        {"status": 5, "result": {"ok": 1}},
+        {"result": {"ok": 1}},
+        ["SUCCESS"],
+        "SUCCESS",
+    ],
+    ids=str,
+)
+def test_a_result_of_another_version_is_refused(hub: Hub, stored: Any) -> None:
+    job = train.delay(TRUE)
+    key = f"{hub.settings.prefix}celery-task-meta-{job.id}"
+    hub.client.set(key, json.dumps(stored))
+    with pytest.raises(UnknownResult):
+        job.get(timeout=WAIT)
+
+
+def test_a_result_says_its_version_and_one_without_is_the_first(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    key = f"{hub.settings.prefix}celery-task-meta-{job.id}"
+    store(hub, job)
+    stored = json.loads(hub.client.get(key))
+    assert stored.pop("cyxwiz_v") == 1
+    hub.client.set(key, json.dumps(stored))
+    assert job.get(timeout=WAIT) == {"ok": job.id}
