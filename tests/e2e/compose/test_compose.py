@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,11 @@ def test_more_nodes_come_with_scale(stack: Stack, cli: Cli) -> None:
     wait_until(
         lambda: cli("top", "--json").json["capacity"]["nodes"] == 3, timeout=60, what="three nodes"
     )
+
+
+def test_a_changed_password_is_taken_up(stack: Stack) -> None:
+    changed = replace(stack, env={**stack.env, "CYXWIZ_PRODUCER_PASSWORD": "another-password-12"})
+    changed.up("accounts", "redis")
+    assert redis.Redis.from_url(changed.redis("producer")).ping()
+    with pytest.raises(redis.exceptions.AuthenticationError):
+        redis.Redis.from_url(stack.redis("producer")).ping()
