@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from tests.support import compose
+from tests.support.dockerd import REPO
 
 UNIT = compose.FILES / "cyxwiz-node.service"
 
@@ -54,6 +56,22 @@ def test_redis_knows_no_password_and_starts_with_accounts_that_are_made(
     assert needed["condition"] == "service_completed_successfully"
     assert needed["restart"] is True, "new passwords, a new start"
     assert accounts["network_mode"] == "none"
+
+
+@pytest.mark.parametrize("name", ["NODE", "PRODUCER", "MONITOR"])
+def test_a_password_that_is_too_short_is_named_and_not_shown(name: str) -> None:
+    env = {f"{one}_PASSWORD": "of-16-characters-1" for one in ("NODE", "PRODUCER", "MONITOR")}
+    env |= {f"{name}_PASSWORD": "tiny12", "FLOWER_PROFILE": "read-only"}
+    done = subprocess.run(
+        [sys.executable, str(compose.FILES / "accounts.py")],
+        env={**os.environ, **env, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"CYXWIZ_{name}_PASSWORD in .env: password: at least 16" in done.stderr
+    assert "tiny12" not in done.stderr
 
 
 def test_there_are_two_nodes_which_reach_redis_alone(plain: dict[str, Any]) -> None:
