@@ -15,6 +15,7 @@ from celery.result import AsyncResult, GroupResult
 
 from tasks import train
 from tasks.celery import make_app
+from tasks.control import cancel
 from tasks.errors import RedisUnavailable, UnknownResult
 from tasks.settings import Settings
 from tests.conftest import Hub
@@ -135,6 +136,26 @@ def test_a_success_is_not_taken_back_and_all_else_is(hub: Hub) -> None:
     backend.store_result(job.id, {}, "STARTED")
     assert job.get(timeout=WAIT) == {"ok": 1}
     assert hub.client.ttl(backend.get_key_for_task(job.id)) > 0
+
+
+def test_who_has_lost_a_job_does_not_say_that_it_gets_on_when_it_is_over(hub: Hub) -> None:
+    """A supervisor that stood still meanwhile: nobody would hear of the end any more."""
+    backend, cancelled, failed = train.app.backend, train.delay(TRUE), train.delay(TRUE)
+    for state in ("STARTED", "PROGRESS"):
+        backend.store_result(failed.id, {}, state)
+        assert AsyncResult(failed.id, app=train.app).state == state
+    cancel(cancelled.id)
+    backend.store_result(failed.id, ValueError("no"), "FAILURE")
+    backend.store_result("without a record", ValueError("no"), "FAILURE")
+    untold = train.delay(TRUE)
+    hub.records.cancel(untold.id, "")
+    ends = {cancelled.id: "REVOKED", failed.id: "FAILURE", "without a record": "FAILURE"}
+    for job, end in {**ends, untold.id: "PENDING"}.items():
+        backend.store_result(job, {}, "PROGRESS")
+        backend.store_result(job, {}, "STARTED")
+        assert AsyncResult(job, app=train.app).state == end
+    backend.mark_as_revoked(untold.id)
+    assert AsyncResult(untold.id, app=train.app).state == "REVOKED"
 
 
 @pytest.mark.parametrize(
