@@ -79,6 +79,9 @@ def shared_node(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             yield made
         finally:
             made.close()
+            root = TrustSection().secrets_root(made.node.paths.state_dir)
+            if root.exists():
+                root.rmdir()
 
 
 @pytest.fixture
