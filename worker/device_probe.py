@@ -51,12 +51,20 @@ class DeviceProbe:
     """For one slot, in one process."""
 
     def __init__(
-        self, runtime: EngineRuntime, pool: DevicePool, paths: NodePaths, place: Place
+        self,
+        runtime: EngineRuntime,
+        pool: DevicePool,
+        paths: NodePaths,
+        place: Place,
+        *,
+        share: float = 1.0,
     ) -> None:
+        """``share``: of each device, as the slot's jobs have it: one of a neighbour may run."""
         self._runtime = runtime
         self._pool = pool
         self._paths = paths
         self._place = place
+        self._share = share
 
     def seen(self) -> Seen:
         """Whether its containers see the slot's devices, and how they are asked for. Never
@@ -96,7 +104,9 @@ class DeviceProbe:
         """Why a container does not see the devices by this way; '' if it does."""
         place = self._place
         attempt = AttemptId(job_id=f"probe-{place.slot}", fence=time.monotonic_ns())
-        request = Request(count=len(place.devices), only=frozenset(place.devices))
+        request = Request(
+            count=len(place.devices), only=frozenset(place.devices), share=self._share
+        )
         job = JobConfig.parse(
             {
                 "command": [PYTHON, "-S", "-c", ""],

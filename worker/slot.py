@@ -162,7 +162,9 @@ class SlotProcess:
         try:
             self._cuda = devices.snapshot().cuda_major
             pool = self._pool(devices)
-            seen = DeviceProbe(engines.runtime(), pool, self._paths, self._place()).seen()
+            share = 1.0 / self._config.gpu.jobs_per_device
+            probe = DeviceProbe(engines.runtime(), pool, self._paths, self._place(), share=share)
+            seen = probe.seen()
         finally:
             devices.close()  # the pool's child begins with the driver anew
             engines.close()

@@ -10,7 +10,7 @@ from worker.devices.inventory import Device, Snapshot
 from worker.devices.strategy import Candidate, Strategy, pick
 
 _ROUNDING = 1e-9
-_UNEXPLAINED_MB = 1024
+UNEXPLAINED_MB = 1024
 """Memory of a device that no process is seen to hold, and that is no leftover yet: the driver's."""
 
 
@@ -211,7 +211,7 @@ def _foreign(device: Device, request: Request, situation: Situation, shared: boo
     seen = sum(one.memory_mb or 0 for one in device.processes)
     known = all(one.memory_mb is not None for one in device.processes)
     left = device.used_mb - seen
-    if known and left > _UNEXPLAINED_MB:
+    if known and left > UNEXPLAINED_MB:
         return f"{left} MiB of its memory are held by nobody to be seen"
     return ""
 

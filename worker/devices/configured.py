@@ -7,13 +7,15 @@ from typing import Final
 
 from tasks.choices import Device as Kind
 from worker.config import NodeConfig
-from worker.devices.allocation import Rules
+from worker.devices.allocation import UNEXPLAINED_MB, Rules
 from worker.devices.health import Events, NoEvents
 from worker.devices.inventory import Device, Inventories, Inventory, StaticInventory
 from worker.gpu_section import DeviceSection
 
 _LIBRARY: Final = "libnvidia-ml.so.1"
 _KFD: Final = "/dev/kfd"
+_DRIVERS_PART: Final = 16
+"""Of a small device, one in so many MiB is left to its driver, beside what that reserves."""
 
 
 def inventory(config: NodeConfig) -> Inventory:
@@ -46,9 +48,16 @@ def rules(config: NodeConfig) -> Rules:
 
 
 def memory_for_a_job(config: NodeConfig, device: Device) -> int:
-    """The most memory of ``device`` that one job can have, MiB."""
+    """The most memory of ``device`` that one job can have, MiB.
+
+    Where jobs share it, an equal part: so much less than all of it that the driver's own memory
+    keeps none of them out.
+    """
     gpu = config.gpu
-    whole = device.memory_mb // gpu.jobs_per_device
+    whole = device.memory_mb
+    if gpu.jobs_per_device > 1:
+        drivers = min(UNEXPLAINED_MB, device.total_mb // _DRIVERS_PART)
+        whole = (device.total_mb - drivers) // gpu.jobs_per_device
     return min(whole, gpu.memory_limit_mb) if gpu.memory_limit_mb else whole
 
 

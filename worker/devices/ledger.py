@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from typing import Any, Final, Protocol
 
 from worker.devices import leases
 from worker.devices.allocation import Held, Request, Usage
+
+log = logging.getLogger(__name__)
 
 MUTEX_WITHIN_S: Final = 10.0
 _AGAIN_S: Final = 0.001
@@ -244,11 +247,14 @@ class FileLedger:
             return
         # Over what stood there, in one call: ext4 writes a file that is renamed over another out
         # at once, which takes longer than everything else here.
-        fd = os.open(self._book, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.pwrite(fd, json.dumps(_flat(book)).encode().ljust(os.fstat(fd).st_size), 0)
-        finally:
-            os.close(fd)
+            fd = os.open(self._book, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.pwrite(fd, json.dumps(_flat(book)).encode().ljust(os.fstat(fd).st_size), 0)
+            finally:
+                os.close(fd)
+        except OSError as error:  # a full disk: a lease that was taken must come to its taker
+            log.warning("device.book_lost error=%s", error)
 
 
 class _Waiting:
@@ -322,8 +328,14 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _held(path: Path) -> Held | None:
-    """None: it was deleted meanwhile, or is no lease."""
-    try:
-        return Held(**leases.read(path))
-    except TypeError:
+    """None: it was deleted meanwhile, or is no lease.
+
+    What cannot be read, or was written by another version, is a lease of the device all the same:
+    its name says which, and nobody else may have it.
+    """
+    device, separator, lease = path.name.rpartition(_SEPARATOR)
+    content = leases.read(path)
+    if not separator or (not content and not path.exists()):
         return None
+    known = {name: value for name, value in content.items() if name in _OF_A_LEASE}
+    return Held(**{**known, "device": device, "lease": lease})

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tasks.choices import Device as Kind
 from worker.devices.inventory import Device
 from worker.devices.strategy import Candidate, Closeness, Strategy, pick
 
@@ -41,6 +42,7 @@ class Demand:
     jobs: int = 1
     age: float = 0.0
     """Seconds for which the oldest of them has waited."""
+    kind: Kind = Kind.CUDA
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,7 @@ def reshape(
     distance: Closeness = lambda one, other: 0,
     patience: float = PATIENCE_S,
 ) -> Reshaping:
-    """What to do about jobs that wait for several devices."""
+    """What to do about jobs that wait for several devices. All that is given is of one kind."""
     wanted = Counter({one.width: one.jobs for one in demand if one.width > 1 and one.jobs > 0})
     ages = {one.width: one.age for one in demand}
     part = []

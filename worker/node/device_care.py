@@ -41,6 +41,7 @@ class DeviceCare:
         self._thread = threading.Thread(target=self._run, name="devices", daemon=True)
         self.facts = PoolState(snapshot=devices.snapshot(), devices=())
         """May be read from any thread."""
+        self._drained: dict[str, str] = {}
 
     @property
     def snapshot(self) -> Snapshot:
@@ -59,15 +60,16 @@ class DeviceCare:
 
     def look(self) -> PoolState:
         """Look at every device, and clear up after the dead."""
-        self._watch.look()
+        self._drained = self._watch.look()
         self._pool.reap()
         self.facts = self._pool.state()
         return self.facts
 
     def unwell(self) -> dict[str, str]:
-        """Devices that no job may be given: UUID to why."""
+        """Devices that no job may be given: UUID to why. Those too that are there no more: where
+        the driver has gone, or an instance of a GPU."""
         found = {one.device.uuid: why_unfit(one) for one in self.facts.devices}
-        return {uuid: why for uuid, why in found.items() if why}
+        return {**self._drained, **{uuid: why for uuid, why in found.items() if why}}
 
     def entries(self) -> tuple[GpuEntry, ...]:
         """For the node's record."""

@@ -56,14 +56,21 @@ class Shaping:
         kept = workers[: len(workers) - joined]
         unclaimed = [one for one in workers[: len(self._slots)] if not self._wide.claims(one)]
         unwell = {} if stopping else self._devices.unwell()
-        self._parking.step(now, [*unclaimed, *self._wide.workers], unwell, cordoned=not serves)
+        self._parking.step(now, unclaimed, unwell, cordoned=not serves)
         if self.demand.serves:
             narrow = [
                 worker
                 for worker in unclaimed
                 if worker.slot.devices and worker.slot.name not in self._parking
             ]
-            self._wide.step(now, narrow, self.demand.found, self._devices.snapshot, serve=serves)
+            self._wide.step(
+                now,
+                narrow,
+                self.demand.found,
+                self._devices.snapshot,
+                serve=serves,
+                unwell=unwell,
+            )
         yield from kept
         yield from self._wide.workers
 

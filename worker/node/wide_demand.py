@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis
 
+from tasks.choices import Device as Kind
 from tasks.routing import QueueClass
 from tasks.settings import Settings
 from worker.devices.planner import Demand
@@ -72,15 +73,17 @@ class WideDemand:
                 pipe.zrange(keys.waiting(name), 0, 0, withscores=True)
             answers: list[Any] = pipe.execute() if classes else []
         now = time.time()
-        jobs: dict[int, int] = {}
-        ages: dict[int, float] = {}
-        for width, count, first in zip(classes.values(), answers[::2], answers[1::2], strict=True):
+        jobs: dict[tuple[Kind, int], int] = {}
+        ages: dict[tuple[Kind, int], float] = {}
+        for name, count, first in zip(classes, answers[::2], answers[1::2], strict=True):
             if count and first:
-                jobs[width] = jobs.get(width, 0) + int(count)
+                what = (QueueClass.from_name(name).device, classes[name])
+                jobs[what] = jobs.get(what, 0) + int(count)
                 age = max(0.0, now - float(first[0][1]) / 1000)
-                ages[width] = max(ages.get(width, 0.0), age)
+                ages[what] = max(ages.get(what, 0.0), age)
         self.found = tuple(
-            Demand(width=width, jobs=count, age=ages[width]) for width, count in jobs.items()
+            Demand(kind=what[0], width=what[1], jobs=count, age=ages[what])
+            for what, count in jobs.items()
         )
         return self.found
 

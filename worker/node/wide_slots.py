@@ -6,17 +6,17 @@ The pool of devices keeps every step safe: whoever is early finds the devices he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from worker.config import NodeConfig
-from worker.devices.inventory import Snapshot
+from worker.devices.inventory import Device, Snapshot
 from worker.devices.planner import Demand, Serving, reshape
 from worker.node.gpu_slots import name_of, slot_of
 from worker.node.log import event
 from worker.node.slot_worker import SlotWorker, WorkerState
-from worker.node.slots import Slot
+from worker.node.slots import Slot, SlotKind
 
 _PLAN_EVERY_S: Final = 1.0
 _LINGER_S: Final = 5.0
@@ -67,16 +67,42 @@ class WideSlots:
         snapshot: Snapshot,
         *,
         serve: bool,
+        unwell: Collection[str] = (),
     ) -> None:
         """Do what is due. ``narrow``: slots of one device each that are well. ``serve``: False
-        where the node takes no jobs: then every wide slot is parted, and no narrow one resumed."""
+        where the node takes no jobs: then every wide slot is parted, and no narrow one resumed.
+        ``unwell``: devices by UUID; a wide slot with one is parted, since the others are well."""
         for one in list(self._wide):
             self._advance(one, now, serve=serve)
+            if not one.parting and not set(unwell).isdisjoint(one.slot.devices):
+                self._part(one)
         if now < self._plan_at or not serve:
             return
         self._plan_at = now + _PLAN_EVERY_S
-        free = [one for one in narrow if not self.claims(one) and _serves(one)]
-        wide = [one for one in self._wide if not one.parting]
+        known = snapshot.by_uuid()
+        free = [
+            one
+            for one in narrow
+            if not self.claims(one) and _serves(one) and _joins(one.slot, known)
+        ]
+        for kind in (SlotKind.CUDA, SlotKind.ROCM):
+            self._plan(
+                now,
+                [one for one in free if one.slot.kind is kind],
+                [one for one in self._wide if not one.parting and one.slot.kind is kind],
+                [one for one in demand if SlotKind(one.kind) is kind],
+                snapshot,
+            )
+
+    def _plan(
+        self,
+        now: float,
+        free: Sequence[SlotWorker],
+        wide: Sequence[_Wide],
+        demand: Sequence[Demand],
+        snapshot: Snapshot,
+    ) -> None:
+        """For devices of one kind."""
         plan = reshape(
             [
                 *(self._serving(one.slot) for one in free),
@@ -128,6 +154,11 @@ class WideSlots:
             for member in one.narrow:
                 if serve:
                     member.serve(now)
+
+
+def _joins(slot: Slot, known: Mapping[str, Device]) -> bool:
+    """Whether its device can be one of several: it is there, and no MIG instance."""
+    return all(one in known and not known[one].parent for one in slot.devices)
 
 
 def _serves(worker: SlotWorker) -> bool:

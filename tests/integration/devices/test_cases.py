@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from tests.conftest import SAID
@@ -23,12 +24,15 @@ from tests.support.gpus import stress
 from tests.support.gpus.stand_in import Host, uuid
 from tests.support.runtimes import hear
 from tests.support.waiting import wait_until
+from worker.config import NodeConfig
 from worker.devices.allocation import Rules
 from worker.devices.claims import DeviceBusy, NoSuchDevices
 from worker.devices.health import HealthWatch
 from worker.devices.inventory import StaticInventory
 from worker.devices.nvml import NvmlEvents, NvmlInventory
 from worker.devices.pool import DevicePool
+from worker.node.device_care import DeviceCare
+from worker.node.paths import NodePaths
 
 pytestmark = pytest.mark.integration
 
@@ -380,3 +384,58 @@ def test_case_14_instances_are_devices_and_their_gpu_is_none(host: Host, node: N
     host.mig(0, ("7g.80gb", 80_000))  # reconfigured while the node runs
     with pytest.raises(DeviceBusy, match="not there"):
         node.take(only=frozenset({parts[1].uuid}))
+
+
+def test_case_14_a_slot_of_what_is_there_no_more_stands_aside(host: Host, tmp_path: Path) -> None:
+    host.gpus = 2
+    host.mig(0, ("3g.40gb", 40_000), ("1g.10gb", 9_856))
+    config = NodeConfig.model_validate({"node": {"state_dir": tmp_path}})
+    care = DeviceCare(config, NodePaths(state_dir=tmp_path))
+    parts = [one.device.uuid for one in care.look().devices if one.device.parent]
+    assert len(parts) == 2
+    assert care.unwell() == {}
+    host.mig(0, ("7g.80gb", 80_000))  # reconfigured while the node runs
+    care.look()
+    assert care.unwell() == {parts[1]: "lost: it is not there"}, "the other has the same place"
+
+
+def no_driver() -> int:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+
+def test_a_driver_that_goes_makes_every_device_unwell_until_it_is_back(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.gpus = 2
+    host.write()
+    config = NodeConfig.model_validate({"node": {"state_dir": tmp_path}})
+    care = DeviceCare(config, NodePaths(state_dir=tmp_path))
+    care.look()
+    with monkeypatch.context() as gone:
+        gone.setattr(pynvml, "nvmlDeviceGetCount", no_driver)
+        assert care.look().devices == ()
+        assert sorted(care.unwell()) == [uuid(0), uuid(1)]
+    for _ in range(3):
+        care.look()
+    assert care.unwell() == {}
+
+
+def test_a_lease_that_cannot_be_read_is_one_all_the_same(node: Node) -> None:
+    """Of another version, or cut off by a full disk: its device is held while anybody holds it."""
+    with node.take(only=frozenset({uuid(0)})):
+        (path,) = (node.leases / "devices" / "leases").iterdir()
+        written = path.read_text()
+        for other in (written[:-1] + ', "of_a_later_version": 1}', ""):
+            path.write_text(other)
+            with pytest.raises(DeviceBusy, match="held by"):
+                node.take(only=frozenset({uuid(0)}))
+    node.take(8).release()
+
+
+def test_a_book_that_cannot_be_written_loses_no_lease(node: Node) -> None:
+    node.take().release()
+    book = node.leases / "devices" / "book.json"
+    book.unlink()
+    book.mkdir()
+    node.take(8).release()
+    node.take(8).release()

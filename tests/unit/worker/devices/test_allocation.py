@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.config import NodeConfig
 from worker.devices.allocation import (
     Held,
     Request,
@@ -17,6 +18,7 @@ from worker.devices.allocation import (
     foreign_mb,
     free_mb,
 )
+from worker.devices.configured import memory_for_a_job, rules
 from worker.devices.inventory import Device, GpuProcess, Snapshot
 
 pytestmark = pytest.mark.unit
@@ -126,3 +128,21 @@ def test_nothing_is_ever_promised_twice(
         assert sum(one.share for one in others) + share <= 1.0
         assert sum(one.memory_mb for one in others) + memory <= 80_000
         assert not (others and (share == 1.0 or any(one.share == 1.0 for one in others)))
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 7])
+@pytest.mark.parametrize("memory", [8_192, 81_559])
+def test_the_equal_parts_of_a_device_can_all_be_had(jobs: int, memory: int) -> None:
+    """Though its driver reserves some of it, and uses some more that no process is seen to hold."""
+    shared = NodeConfig.model_validate(
+        {"gpu": {"allocation": "shared", "max_jobs_per_device": jobs}}
+    )
+    device = Device(uuid="g0", memory_mb=memory, reserved_mb=450, used_mb=300)
+    part = memory_for_a_job(shared, device)
+    request = Request(share=1 / jobs, memory_mb=part)
+    held: list[Held] = []
+    for number in range(jobs):
+        seen = situation(device, held=tuple(held))
+        assert choose(request, seen, rules(shared)).devices == ("g0",)
+        held.append(Held(device="g0", lease=str(number), share=1 / jobs, memory_mb=part))
+    assert part * jobs > 0.85 * memory

@@ -59,7 +59,7 @@ def test_shared_devices_make_a_slot_for_each_job() -> None:
     shared = config(gpu={"allocation": "shared", "max_jobs_per_device": 3})
     slots = gpu_slots(shared, Snapshot(devices=GPUS.devices[:1]))
     assert [slot.name for slot in slots] == ["gpu0-a", "gpu0-b", "gpu0-c"]
-    assert {slot.gpu_memory_mb for slot in slots} == {80_000 // 3}
+    assert {slot.gpu_memory_mb for slot in slots} == {(80_000 - 1024) // 3}
 
 
 def test_a_limit_is_what_a_job_can_have() -> None:

@@ -1,0 +1,84 @@
+"""Which slots are joined and parted, with workers that only say what they were told."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.choices import Device as Kind
+from worker.config import NodeConfig
+from worker.devices.inventory import Device, Snapshot
+from worker.devices.planner import Demand
+from worker.node.gpu_slots import gpu_slots
+from worker.node.slot_worker import SlotWorker, WorkerState
+from worker.node.slots import Slot
+from worker.node.wide_slots import WideSlots
+
+pytestmark = pytest.mark.unit
+
+
+class Worker(SlotWorker):
+    """One that is ready at once, and ends at once."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self._state = WorkerState.READY
+
+    def drain(self) -> None:
+        self._state = WorkerState.STOPPED
+
+    def serve(self, now: float) -> None:
+        self._state = WorkerState.READY
+
+
+class Shaped:
+    """Wide slots over these devices."""
+
+    def __init__(self, *devices: Device) -> None:
+        config = NodeConfig()
+        self.snapshot = Snapshot(devices=devices)
+        self.narrow = [Worker(slot) for slot in gpu_slots(config, self.snapshot)]
+        self.wide = WideSlots(config, make=Worker, busy=lambda slot: False)
+        self._now = 0.0
+
+    def steps(self, *demand: Demand, unwell: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        """The devices of each wide slot, after a while."""
+        for _ in range(4):
+            self._now += 2
+            well = [one for one in self.narrow if set(unwell).isdisjoint(one.slot.devices)]
+            self.wide.step(self._now, well, demand, self.snapshot, serve=True, unwell=unwell)
+        return [one.slot.devices for one in self.wide.workers]
+
+
+def gpu(number: int, kind: Kind = Kind.CUDA) -> Device:
+    return Device(uuid=f"{kind}-{number}", index=number, kind=kind, memory_mb=80_000)
+
+
+def test_a_wide_slot_with_a_lost_device_is_parted_and_others_are_joined() -> None:
+    shaped = Shaped(*(gpu(number) for number in range(4)))
+    two = Demand(width=2)
+    assert shaped.steps(two) == [("cuda-0", "cuda-1")]
+    assert shaped.steps(two, unwell=("cuda-1",)) == [("cuda-2", "cuda-3")]
+    assert shaped.narrow[0].state is WorkerState.READY, "what is well serves again"
+    assert shaped.steps() == []
+
+
+def test_devices_of_two_kinds_are_never_joined() -> None:
+    shaped = Shaped(gpu(0), gpu(0, Kind.ROCM), gpu(1), gpu(1, Kind.ROCM))
+    assert shaped.steps(Demand(width=3)) == []
+    assert shaped.steps(Demand(width=2, kind=Kind.ROCM)) == [("rocm-0", "rocm-1")]
+    both = shaped.steps(Demand(width=2, kind=Kind.ROCM), Demand(width=2))
+    assert sorted(both) == [("cuda-0", "cuda-1"), ("rocm-0", "rocm-1")]
+
+
+def test_instances_of_a_gpu_are_never_joined() -> None:
+    parent = Device(uuid="GPU-9", index=9, partitioned=True)
+    parts = [Device(uuid=f"MIG-{one}", index=one, parent="GPU-9") for one in range(3)]
+    shaped = Shaped(parent, *parts, gpu(0), gpu(1))
+    assert shaped.steps(Demand(width=2)) == [("cuda-0", "cuda-1")]
+    assert shaped.steps(Demand(width=3)) == []
+
+
+def test_a_driver_that_has_gone_joins_nothing() -> None:
+    shaped = Shaped(gpu(0), gpu(1))
+    shaped.snapshot = Snapshot(reason="the driver does not answer")
+    assert shaped.steps(Demand(width=2)) == []
