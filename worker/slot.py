@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,9 @@ class SlotProcess:
             engines.close()
         self._via = seen.via
         if seen.via:
+            slot_records.unmark_unseen(self._paths, self.name)
             return engine
+        slot_records.mark_unseen(self._paths, self.name, time.time())
         log.warning("slot.devices_unseen slot=%s why=%s", self.name, seen.why)
         return replace(engine, usable=False, reason=f"no container sees its GPUs: {seen.why}")
 

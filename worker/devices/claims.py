@@ -137,6 +137,7 @@ class Claims:
         self._settle(Request())
         with contextlib.suppress(LedgerBusy), self._ledger.mutex():
             self._standing()
+            self._ledger.tidy()
 
     def situation(self) -> Situation:
         """How it stands now. Changes nothing."""

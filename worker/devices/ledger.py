@@ -125,6 +125,10 @@ class Ledger(Protocol):
         """Wait, behind all that do. Under the mutex."""
         ...
 
+    def tidy(self) -> None:
+        """Delete what those left that died in a decision. Under the mutex."""
+        ...
+
     def book(self) -> Book: ...
 
 
@@ -227,6 +231,11 @@ class FileLedger:
         only = None if request.only is None else sorted(request.only)
         fd = _locked_file(self._tickets, name, {**asdict(request), "only": only, "since": now})
         return _Waiting(self._tickets / name, fd)
+
+    def tidy(self) -> None:
+        for place in (self._leases, self._tickets):
+            for hidden in place.glob(".*"):  # made and named within one decision
+                hidden.unlink(missing_ok=True)
 
     def book(self) -> Book:
         if self._open is not None:

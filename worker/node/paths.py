@@ -102,6 +102,10 @@ class NodePaths:
         """Written by the slot's worker: the queues that it reads (JSON)."""
         return self.slots / f"{slot}.queues"
 
+    def slot_unseen(self, slot: str) -> Path:
+        """There while no container of the engine sees the slot's devices (JSON)."""
+        return self.slots / f"{slot}.unseen"
+
     def slot_leaving(self, slot: str) -> Path:
         """There while the slot's worker, told to end, shall leave its job running."""
         return self.slots / f"{slot}.leaving"

@@ -3,6 +3,7 @@ device each are joined for a job that asks for more."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +13,7 @@ from worker.node import slot_records
 from worker.node.device_care import DeviceCare
 from worker.node.parking import Parking
 from worker.node.paths import NodePaths
+from worker.node.second_looks import SecondLooks
 from worker.node.slot_worker import SlotWorker
 from worker.node.slots import Slot
 from worker.node.wide_demand import WideDemand
@@ -40,6 +42,9 @@ class Shaping:
         self._devices = devices
         self._parking = Parking()
         self._wide = WideSlots(config, make=make, busy=busy)
+        self._second_looks = SecondLooks(paths, busy=busy)
+        self._read: dict[str, tuple[str, ...]] = {}
+        """By slot of a single device: what it read last."""
         self.demand = WideDemand(settings, self._narrow_queues, self._most_devices())
         """A service: what is asked for that one device is too little for."""
 
@@ -71,6 +76,8 @@ class Shaping:
                 serve=serves,
                 unwell=unwell,
             )
+        if serves:
+            self._second_looks.step(time.time(), [*unclaimed, *self._wide.workers])
         yield from kept
         yield from self._wide.workers
 
@@ -84,10 +91,10 @@ class Shaping:
         return max(kinds.values(), default=0)
 
     def _narrow_queues(self) -> list[str]:
-        """What the slots of single devices read, as they said last."""
-        return [
-            name
-            for slot in self._slots
-            if len(slot.devices) == 1
-            for name in slot_records.queues(self._paths, slot.name)
-        ]
+        """What the slots of single devices read, as they said last: one that is part of a wide
+        slot now reads nothing, and what waits for such a slot is asked for all the same."""
+        for slot in self._slots:
+            said = slot_records.queues(self._paths, slot.name)
+            if said and len(slot.devices) == 1:
+                self._read[slot.name] = said
+        return [name for said in self._read.values() for name in said]

@@ -39,6 +39,16 @@ class SlotRecord:
         return ProcessName(pid=self.pid, start=self.start)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unseen:
+    """No container saw the slot's devices."""
+
+    at: float
+    """When that was found last, seconds since the epoch."""
+    times: int
+    """In a row."""
+
+
 def read(paths: NodePaths, slot: str) -> SlotRecord | None:
     """The record of ``slot``; None if there is none that can be understood."""
     try:
@@ -138,4 +148,27 @@ def leaving(paths: NodePaths, slot: str) -> float | None:
     try:
         return float(paths.slot_leaving(slot).read_text())
     except (OSError, ValueError):
+        return None
+
+
+def mark_unseen(paths: NodePaths, slot: str, now: float) -> None:
+    """No container saw the slot's devices, once more. ``now``: seconds since the epoch."""
+    before = unseen(paths, slot)
+    mark = Unseen(at=now, times=1 if before is None else before.times + 1)
+    fresh = paths.slot_unseen(slot).with_suffix(".unseen-new")
+    fresh.write_text(json.dumps(asdict(mark)))
+    fresh.replace(paths.slot_unseen(slot))
+
+
+def unmark_unseen(paths: NodePaths, slot: str) -> None:
+    """Safe to call twice."""
+    paths.slot_unseen(slot).unlink(missing_ok=True)
+
+
+def unseen(paths: NodePaths, slot: str) -> Unseen | None:
+    """None: they were seen, or nobody has looked."""
+    try:
+        content = json.loads(paths.slot_unseen(slot).read_bytes())
+        return Unseen(at=float(content["at"]), times=int(content["times"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -146,7 +146,7 @@ class WideSlots:
             if all(member.state is WorkerState.STOPPED for member in one.narrow):
                 one.worker = self._make(one.slot)
                 one.keep_until = now + _LINGER_S
-        elif self._busy(one.slot.name):
+        elif self._busy(one.slot.name) or _starts(one.worker):
             one.keep_until = now + _LINGER_S
         if one.parting and (one.worker is None or one.worker.state is WorkerState.STOPPED):
             self._wide.remove(one)
@@ -159,6 +159,11 @@ class WideSlots:
 def _joins(slot: Slot, known: Mapping[str, Device]) -> bool:
     """Whether its device can be one of several: it is there, and no MIG instance."""
     return all(one in known and not known[one].parent for one in slot.devices)
+
+
+def _starts(worker: SlotWorker | None) -> bool:
+    """It may take long: a container has to see the devices first."""
+    return worker is not None and worker.state is WorkerState.STARTING
 
 
 def _serves(worker: SlotWorker) -> bool:

@@ -14,6 +14,8 @@ from tests.support.contained import Contained
 from tests.support.gpus.hooked import IMAGE, HookedEngine
 from tests.support.gpus.stand_in import Host, uuid
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+from worker.node import slot_records
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -32,10 +34,14 @@ def hooked() -> Iterator[HookedEngine]:
 
 
 @pytest.fixture
-def start_on(tmp_path: Path) -> Iterator[Callable[..., Contained]]:
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "gpus", gpus=2).write()
+
+
+@pytest.fixture
+def start_on(tmp_path: Path, host: Host) -> Iterator[Callable[..., Contained]]:
     """Starts a node with two slots of one GPU each, on the engine at a socket."""
     started: list[Contained] = []
-    host = Host(tmp_path / "gpus", gpus=2)
     extra = {"slots": {"cpu": 0, "gpu": [[0], [1]]}}
     with RedisServer() as server:
 
@@ -53,8 +59,8 @@ def start_on(tmp_path: Path) -> Iterator[Callable[..., Contained]]:
 
 
 def queues(contained: Contained, slot: str) -> list[str]:
-    text = (contained.node.paths.slot_queues(slot)).read_text()
-    return [name for name in json.loads(text) if name.startswith("work.")]
+    read = slot_records.queues(contained.node.paths, slot)
+    return [name for name in read if name.startswith("work.")]
 
 
 def test_two_sandboxed_jobs_on_two_gpus_see_one_each(
@@ -83,6 +89,19 @@ def test_two_sandboxed_jobs_on_two_gpus_see_one_each(
         assert sandbox["image"] == "cyxwiz/executor:cuda11-1.0", "the driver is of CUDA 11.8"
         (line,) = contained.cluster.logged(job)
         assert json.loads(line) == got[job.id]
+    contained.wait_clean()
+
+
+def test_a_slot_whose_gpu_was_taken_when_it_began_looks_again(
+    hooked: HookedEngine, host: Host, start_on: Callable[..., Contained]
+) -> None:
+    host.process(0, 1, 4_000)  # of somebody else
+    contained = start_on(hooked.socket)
+    assert queues(contained, "gpu0") == []
+    assert "no job's: 1" in contained.node.paths.slot_log("gpu0").read_text()
+    host.idle(0)
+    wait_until(lambda: queues(contained, "gpu0"), timeout=60, what="it has looked again")
+    assert slot_records.unseen(contained.node.paths, "gpu0") is None
     contained.wait_clean()
 
 

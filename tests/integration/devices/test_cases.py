@@ -439,3 +439,12 @@ def test_a_book_that_cannot_be_written_loses_no_lease(node: Node) -> None:
     book.mkdir()
     node.take(8).release()
     node.take(8).release()
+
+
+def test_what_a_death_in_a_decision_leaves_is_tidied_up(node: Node) -> None:
+    node.take().release()
+    place = node.leases / "devices"
+    for name in ("leases/.GPU-0~a", "tickets/.1~a"):
+        (place / name).touch()
+    node.pool().reap()
+    assert [*(place / "leases").iterdir(), *(place / "tickets").iterdir()] == []

@@ -39,6 +39,9 @@ class Sound:
     def queue(self, request: Request, lease: str) -> Queueing:
         return self.within.queue(request, lease)
 
+    def tidy(self) -> None:
+        self.within.tidy()
+
     def book(self) -> Book:
         return self.within.book()
 

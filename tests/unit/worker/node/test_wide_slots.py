@@ -9,6 +9,8 @@ from worker.config import NodeConfig
 from worker.devices.inventory import Device, Snapshot
 from worker.devices.planner import Demand
 from worker.node.gpu_slots import gpu_slots
+from worker.node.second_looks import due
+from worker.node.slot_records import Unseen
 from worker.node.slot_worker import SlotWorker, WorkerState
 from worker.node.slots import Slot
 from worker.node.wide_slots import WideSlots
@@ -37,8 +39,14 @@ class Shaped:
         config = NodeConfig()
         self.snapshot = Snapshot(devices=devices)
         self.narrow = [Worker(slot) for slot in gpu_slots(config, self.snapshot)]
-        self.wide = WideSlots(config, make=Worker, busy=lambda slot: False)
+        self.wide = WideSlots(config, make=self._made, busy=lambda slot: False)
+        self.first_state = WorkerState.READY
         self._now = 0.0
+
+    def _made(self, slot: Slot) -> Worker:
+        made = Worker(slot)
+        made._state = self.first_state
+        return made
 
     def steps(self, *demand: Demand, unwell: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
         """The devices of each wide slot, after a while."""
@@ -68,6 +76,25 @@ def test_devices_of_two_kinds_are_never_joined() -> None:
     assert shaped.steps(Demand(width=2, kind=Kind.ROCM)) == [("rocm-0", "rocm-1")]
     both = shaped.steps(Demand(width=2, kind=Kind.ROCM), Demand(width=2))
     assert sorted(both) == [("cuda-0", "cuda-1"), ("rocm-0", "rocm-1")]
+
+
+def test_a_wide_slot_that_takes_long_to_start_is_not_parted_before_it_serves() -> None:
+    shaped = Shaped(gpu(0), gpu(1))
+    shaped.first_state = WorkerState.STARTING
+    assert shaped.steps(Demand(width=2)) == [("cuda-0", "cuda-1")]
+    for _ in range(5):
+        assert shaped.steps() == [("cuda-0", "cuda-1")]
+    shaped.wide.workers[0].serve(0)  # it is ready, and has nothing to do
+    for _ in range(2):
+        shaped.steps()
+    assert shaped.wide.workers == []
+
+
+def test_when_a_slot_looks_for_its_devices_again() -> None:
+    once, often = Unseen(at=1000, times=1), Unseen(at=1000, times=200)
+    assert [due(once, now) for now in (1000, 1004, 1005)] == [False, False, True]
+    assert [due(often, now) for now in (1599, 1600)] == [False, True]
+    assert due(once, 900), "the clock was set back"
 
 
 def test_instances_of_a_gpu_are_never_joined() -> None:
