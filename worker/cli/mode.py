@@ -79,17 +79,18 @@ def set_(wanted: str, config_path: Path | None) -> None:
     from worker.node.identity import agent_pid
     from worker.node.paths import NodePaths
 
-    path = config_path or DEFAULT_PATH
+    path = (config_path or DEFAULT_PATH).resolve()  # of a link, what it leads to
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     after = with_mode(before, wanted)
-    partial = Path(tempfile.mkstemp(prefix=f".{path.name}.", suffix=".yaml", dir=path.parent)[1])
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".yaml", dir=path.parent)
+    partial = Path(name)
     try:
-        partial.write_text(after, encoding="utf-8")
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(after)
         config = load(partial, {})
         if config.execution.mode != wanted:
             raise ConfigError(f"{path}: execution.mode cannot be set in a file of this form")
-        if path.exists():
-            partial.chmod(path.stat().st_mode & 0o777)
+        _as_before(path, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -102,6 +103,17 @@ def set_(wanted: str, config_path: Path | None) -> None:
         return
     os.kill(pid, signal.SIGHUP)
     say(f"mode {wanted}: written to {path}; the node with pid {pid} reads it now")
+
+
+def _as_before(path: Path, fresh: Path) -> None:
+    """Whoever could read the file can read the new one: a node's user, mostly, is not root."""
+    if not path.exists():
+        fresh.chmod(0o644)  # nothing is in it but the mode
+        return
+    seen, made = path.stat(), fresh.stat()
+    if (seen.st_uid, seen.st_gid) != (made.st_uid, made.st_gid):
+        os.chown(fresh, seen.st_uid, seen.st_gid)
+    fresh.chmod(seen.st_mode & 0o777)
 
 
 def with_mode(text: str, wanted: str) -> str:

@@ -90,6 +90,29 @@ def test_a_mode_that_is_none_changes_nothing(own: tuple[Cli, Started, Path]) -> 
     assert config.read_text() == before + "nonsense: true\n"
 
 
+def test_whoever_could_read_the_file_still_can(cli: Cli, tmp_path: Path) -> None:
+    kept, link = tmp_path / "kept.yaml", tmp_path / "link.yaml"
+    kept.write_text(f"node: {{state_dir: {tmp_path / 'state'}}}\n")
+    kept.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(kept, 4321, 5432)
+    link.symlink_to(kept)
+    before = kept.stat()
+    assert cli("mode", "set", "docker", "--config", str(link)).code == 0
+    after = kept.stat()
+    assert "mode: docker" in kept.read_text()
+    assert link.is_symlink()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (
+        before.st_uid,
+        before.st_gid,
+        before.st_mode,
+    )
+    env = {"CYXWIZ_NODE__STATE_DIR": str(tmp_path / "state")}
+    done = cli("mode", "set", "docker", "--config", str(tmp_path / "new.yaml"), env=env)
+    assert done.code == 0, done
+    assert (tmp_path / "new.yaml").stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
