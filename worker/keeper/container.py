@@ -96,8 +96,12 @@ class ContainerSubject:
     def start(self) -> None:
         """Attach and wait first, so that neither output nor end can be missed."""
         self._mourner = Mourner(self._socket, self._base, self._leases)
-        self._output.attach()
-        self._wait()
+        try:
+            self._output.attach()
+            self._wait()
+        except OSError:
+            self._mourner.dismiss()  # nothing was started, so there is nothing to kill
+            raise
         self._began = time.monotonic()
         started = engine.call(self._socket, "POST", f"{self._base}/start", within=_START_WITHIN)
         if not started.ok:
