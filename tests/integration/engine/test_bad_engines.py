@@ -191,7 +191,8 @@ def test_an_engine_of_another_version_is_got_to_know_anew(
         before = engines.state(now=True)
         assert before.usable, before.reason
         first = json.loads(kept.read_bytes())["at"]
-        assert engines.state(now=True) == before
+        same = engines.state(now=True)  # but for its images, of which other tests make some
+        assert (same.usable, same.version) == (True, before.version)
         assert json.loads(kept.read_bytes())["at"] == first
 
         def newer(request: Request, ask: Callable[[Request], Answer]) -> Answer:
