@@ -25,7 +25,7 @@ def test_a_node_reads_its_queues_once_there_is_an_image_to_probe_with(
     job: Any = node.cluster.command("print(1)", image="late/base:1")
     raw.tag(engine.BASE, "late/base", "1")
     try:
-        assert job.get(timeout=90)["mode"] == "docker"
+        assert job.get(timeout=180)["mode"] == "docker"
         wait_until(lambda: len(slot_records.queues(paths, "cpu0")) > 2, what="its classes are read")
         node.wait_clean()
     finally:
