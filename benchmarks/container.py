@@ -37,6 +37,8 @@ from worker.plan import LaunchPlan, Limits
 from worker.runtimes.base import Chunk
 
 TURNS = 30
+FLOODS = 11
+"""Pairs: how two CPUs are shared between engine, shim, job and reader varies by a factor of two."""
 LINES = 400_000
 LINE = b"x" * 149 + b"\n"
 LIMITS = Limits(memory_mb=1024, cpu_cores=2, shm_size_mb=64, pids=256, nofile=4096, output_mb=256)
@@ -261,8 +263,9 @@ def measure() -> Report:
         ours(jobs, "print(1)"), bare(jobs, raw, "print(1)")  # warm both
         alone, bare_alone = turns(jobs, raw, 1)
         pair, bare_pair = turns(jobs, raw, 2)
-        rates = [(flood_ours(jobs), flood_bare(jobs, raw)) for _ in range(5)]
+        rates = [(flood_ours(jobs), flood_bare(jobs, raw)) for _ in range(FLOODS)]
         lines, bare_lines = (statistics.median(column) for column in zip(*rates, strict=True))
+        lines_ratio = statistics.median(ours / bare for ours, bare in rates)
         engine.build_images(jobs.socket, "cpu")
         in_gvisor = gvisor_turn(jobs)
         loops = [(train_inside(jobs), train_natively(jobs.places.root)) for _ in range(5)]
@@ -283,7 +286,7 @@ def measure() -> Report:
         measures=(
             Measure(name="turn", ratio=alone / bare_alone, bound=1.25, at_most=True),
             Measure(name="turn, two at once", ratio=pair / bare_pair, bound=1.25, at_most=True),
-            Measure(name="lines", ratio=lines / bare_lines, bound=0.8, at_most=False),
+            Measure(name="lines", ratio=lines_ratio, bound=0.8, at_most=False),
             Measure(name="training loop", ratio=inside / outside, bound=1.05, at_most=True),
         ),
     )
