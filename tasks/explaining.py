@@ -99,6 +99,8 @@ def _waiting(client: redis.Redis, keys: Keys, record: JobRecord, needs: str) -> 
             if name.startswith("avoid:") and float(until) > now_ms
         )
     )
+    # one that has handed it back and is gone is none of those that could serve it
+    spared = sum(_serves(client, keys.serving(queue), avoids, now_ms))
     lacking = "" if servers else missing(client, keys, queue)
     place = 0 if rank is None else int(rank) + 1
     starts_in = 0.0 if due is None else max(0.0, (due - now_ms) / 1000)
@@ -107,7 +109,7 @@ def _waiting(client: redis.Redis, keys: Keys, record: JobRecord, needs: str) -> 
         state=record.state,
         queue=queue,
         needs=needs,
-        why=_why(record, lacking, place, starts_in, servers=servers, avoids=avoids),
+        why=_why(record, lacking, place, starts_in, left=servers - spared),
         missing=lacking,
         servers=servers,
         nodes=tuple(nodes),
@@ -119,21 +121,29 @@ def _waiting(client: redis.Redis, keys: Keys, record: JobRecord, needs: str) -> 
     )
 
 
+def _serves(client: redis.Redis, serving: str, nodes: tuple[str, ...], now_ms: int) -> list[bool]:
+    """Of each of ``nodes``, whether it lives and reads the queue."""
+    pipe = client.pipeline(transaction=False)
+    for name in nodes:
+        pipe.zscore(serving, name)
+    return [score is not None and score >= now_ms for score in pipe.execute()]
+
+
 def _why(
     record: JobRecord,
     lacking: str,
     place: int,
     starts_in: float,
     *,
-    servers: int,
-    avoids: tuple[str, ...],
+    left: int,
 ) -> str:
+    """``left``: how many live nodes could serve it and have not handed it back."""
     again = f"; before: {record.reason}: {record.message}" if record.reason else ""
     if lacking:
         return f"it waits for a node that can serve it: {lacking}{again}"
     if starts_in:
         return f"it is tried again in {starts_in:.0f} s{again}"
-    if servers <= len(avoids):
+    if left <= 0:
         return f"each node that could serve it has handed it back; one is asked again soon{again}"
     if place > 1:
         return f"{place - 1} other jobs are before it{again}"

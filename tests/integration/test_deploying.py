@@ -175,3 +175,10 @@ def test_the_unit_is_started_stopped_and_started_as_systemd_would(tmp_path: Path
         finally:
             cluster.close()
             node.close()
+
+
+def test_the_unit_leaves_the_node_what_it_needs_of_the_host() -> None:
+    """A rootless Podman's socket is beneath /run/user, which ProtectHome would hide."""
+    assert "ProtectHome" not in [line.partition("=")[0] for line in UNIT.splitlines()]
+    assert "/run" not in setting("InaccessiblePaths")
+    assert {"/var/lib/cyxwiz", "/tmp"} <= set(setting("ReadWritePaths").split())

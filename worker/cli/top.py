@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,9 @@ from worker.cli.text import on_terminal, say_json
 if TYPE_CHECKING:
     from tasks.cluster import Cluster
     from worker.cli.topview import Snapshot
+
+_MOST_QUEUES: Final = 200
+"""Of which those with waiting jobs are shown."""
 
 
 @click.command()
@@ -67,5 +70,5 @@ def _look(cluster: Cluster, rows: int) -> Snapshot:
         capacity=cluster.capacity(),
         nodes=cluster.nodes(limit=rows).items,
         jobs=cluster.jobs(states=active, limit=rows).items,
-        queues=tuple(one for one in cluster.queues(limit=rows).items if one.waiting),
+        queues=tuple(one for one in cluster.queues(limit=_MOST_QUEUES).items if one.waiting)[:rows],
     )

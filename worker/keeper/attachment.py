@@ -51,6 +51,8 @@ class Attachment:
         self._retry_at = math.inf
         self._read_at = -math.inf
         self._lull_until = -math.inf
+        self._held_back = False
+        """There is room for more, and it is not read yet."""
         self.broken = False
         """The connection ended where no stream does."""
         self.over = False
@@ -99,13 +101,15 @@ class Attachment:
 
     def next_due(self, now: float) -> float:
         if self._exchange is not None:
-            return self._lull_until if now < self._lull_until else math.inf
+            # also where that is past by now: it was not when `declare` looked
+            return self._lull_until if self._held_back else math.inf
         return self._retry_at if self.broken and not self.over else math.inf
 
     def declare(self) -> None:
         if self._exchange is not None:
-            wanted = self._room() > 0 and time.monotonic() >= self._lull_until
-            mask = READ if wanted else 0
+            room = self._room() > 0
+            self._held_back = room and time.monotonic() < self._lull_until
+            mask = READ if room and not self._held_back else 0
             self._watch.want(self._exchange.fd, mask, self._read)
 
     def _retry(self, now: float) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _PERSIST: Final = 120.0
 _KILLED_WITHIN: Final = 5.0
+_STARTS_WITHIN: Final = 5.0
 _DISMISSED: Final = b"x"
 _AGAIN: Final = 0.5
 
@@ -81,11 +82,14 @@ def _end(socket: str, base: str, first: int) -> None:
             signal.pidfd_send_signal(first, signal.SIGKILL)
         if select.select([first], [], [], _KILLED_WITHIN)[0]:
             return
-    until = time.monotonic() + _PERSIST
-    while time.monotonic() < until:
+    begun = time.monotonic()
+    # a start that was asked for may be on its way yet: then it does not run, and will
+    may_start = begun + (_STARTS_WITHIN if first < 0 else 0.0)
+    while (now := time.monotonic()) < begun + _PERSIST:
         try:
+            status = engine.call(socket, "POST", f"{base}/kill?signal=9", within=20).status
             # 404: it is gone; 409: it does not run
-            if engine.call(socket, "POST", f"{base}/kill?signal=9", within=20).status in (404, 409):
+            if status == 404 or (status == 409 and now >= may_start):
                 return
         except OSError:
             pass  # the engine is away, and may come back

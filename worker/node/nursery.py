@@ -128,6 +128,7 @@ class Nursery:
                 while "pid" not in (answer := self._hear(self._channel)):
                     if "error" in answer:
                         raise OSError(f"no process can be forked: {answer['error']}")
+                self._ended.pop(answer["pid"], None)  # of one that had this pid before
                 return int(answer["pid"])
             except ConnectionError:
                 # whoever it may have forked meanwhile was never told to go

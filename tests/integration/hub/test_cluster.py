@@ -307,6 +307,8 @@ def test_explain_a_job_that_was_tried(records: Records, enter: Node, cluster: Cl
     assert found.why.endswith("before: engine_error: the engine is down")
     enter("node-b")
     assert "next one" in cluster.explain(job_id).why
+    cluster.client.zrem(cluster.keys.serving(found.queue), "node-a")
+    assert "next one" in cluster.explain(job_id).why, "node-a is gone, and node-b never had it"
     lease = claim(records, job_id, node="node-b")
     records.requeue(
         lease,
@@ -350,8 +352,9 @@ def test_explain_a_job_for_one_node(records: Records, enter: Node, cluster: Clus
 def test_queues_tell_of_the_oldest_and_of_who_reads_them(
     records: Records, enter: Node, cluster: Cluster
 ) -> None:
-    first = submit(records)
-    submit(records)
+    # of two that came within one millisecond the lesser id is first
+    first = submit(records, job_id="job-1")
+    submit(records, job_id="job-2")
     gpu = submit(records, **CUDA)
     enter("node-a")
     gpus, cpus = cluster.queues().items

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import resource
+import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +44,44 @@ class TestAttachment:
             output.drain()
         assert output.over
         assert output.next_due(now) == math.inf, "a keeper would spin until it is told to end"
+
+    def test_what_is_held_back_for_a_moment_is_due_also_when_that_is_past(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The clock goes on between the two looks of a round: nobody would read again."""
+        now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "s"))
+            listener.listen()
+            asked = threading.Thread(target=lambda: engine.append(listener.accept()[0]))
+            engine: list[socket.socket] = []
+            asked.start()
+            spools, watch = [Spool(), Spool()], Watch()
+            output = Attachment(str(tmp_path / "s"), "/containers/x", spools, watch)
+            answer = threading.Thread(
+                target=lambda: (asked.join(), engine[0].sendall(b"HTTP/1.1 101 UPGRADED\r\n\r\n"))
+            )
+            answer.start()
+            output.attach()
+            answer.join()
+            for number in range(1, 3):
+                engine[0].sendall(b"\1\0\0\0\0\0\0\1x")
+                output.declare()
+                watch.wait(5)
+                assert spools[0].end == number
+            output.declare()
+            due = output.next_due(now)
+            assert now < due < now + 0.1, "a flood gathers"
+            now = due + 0.0001
+            assert output.next_due(now) <= now
+            output.declare()
+            assert output.next_due(now) == math.inf, "it is waited for"
+            engine[0].sendall(b"\1\0\0\0\0\0\0\1x")
+            watch.wait(5)
+            assert spools[0].end == 3
+            engine[0].close()
+            watch.close()
 
 
 class TestSpool:
