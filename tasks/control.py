@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,10 @@ class Ask(StrEnum):
     RESUME = "resume"
     CHECKPOINT = "checkpoint"
 
+
+TRIES: Final = 10
+AGAIN_S: Final = 0.2
+"""A job is told to run a moment before its node hears orders for it."""
 
 _OBEY: Final = frozenset({JobState.RUNNING, JobState.PAUSED})
 
@@ -68,11 +73,15 @@ def ask(job_id: str, what: Ask, *, app: JobCelery | None = None) -> None:
 
     app = _app(app)
     with reachable(app.hub):
-        record = app.records.get(job_id)
-        # one that is starting would not obey, and one that has just ended may still listen
-        heard = record.state in _OBEY and app.records.client.publish(
-            app.hub.keys.control(record.node, job_id), json.dumps({"op": str(what)})
-        )
+        for left in reversed(range(TRIES)):
+            record = app.records.get(job_id)
+            # one that is starting would not obey, and one that has just ended may still listen
+            heard = record.state in _OBEY and app.records.client.publish(
+                app.hub.keys.control(record.node, job_id), json.dumps({"op": str(what)})
+            )
+            if heard or record.state not in _OBEY or not left:
+                break
+            time.sleep(AGAIN_S)
     if not heard:
         raise NotRunning(f"job {job_id} is {record.state}: only a running job can {what}")
 

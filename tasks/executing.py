@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
-from tasks.control import NotRunning
+from tasks.control import AGAIN_S, TRIES, NotRunning
 from tasks.errors import ExecFailed, ExecRefused
 from tasks.exec_request import BEAT_S, EXEC_END, SECONDS, ExecRequest
 from tasks.state import JobState
@@ -53,12 +53,16 @@ def execute(
     from tasks.publishing import reachable
 
     with reachable(app.hub):
-        record = app.records.get(job_id)
-        channel = app.hub.keys.control(record.node, job_id)
-        request = ExecRequest.new(job_id, record.node, argv, seconds)
-        heard = record.state is JobState.RUNNING and app.records.client.publish(
-            channel, json.dumps(request.signed(key))
-        )
+        for left in reversed(range(TRIES)):
+            record = app.records.get(job_id)
+            channel = app.hub.keys.control(record.node, job_id)
+            request = ExecRequest.new(job_id, record.node, argv, seconds)
+            heard = record.state is JobState.RUNNING and app.records.client.publish(
+                channel, json.dumps(request.signed(key))
+            )
+            if heard or record.state is not JobState.RUNNING or not left:
+                break
+            time.sleep(AGAIN_S)
         if not heard:
             raise NotRunning(
                 f"job {job_id} is {record.state}: a command runs beside a running job only"

@@ -14,7 +14,8 @@ from tests.support.contained import Contained
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-TELLS = "import os; print(os.uname().release, os.getuid(), flush=True)"
+# it stays for a moment: what ends at once the host does not see
+TELLS = "import os, time; print(os.uname().release, os.getuid(), flush=True); time.sleep(2)"
 
 
 def test_who_demands_it_gets_it_or_nothing(
