@@ -50,7 +50,7 @@ def shown(cluster: Cluster, job: Any) -> dict[str, str]:
     """What the job said of its environment."""
     job.get(timeout=60)
     (line,) = cluster.logged(job)
-    return json.loads(line)  # type: ignore[no-any-return]
+    return json.loads(line)  # type: ignore[no-any-return]  # JSON
 
 
 def started(cluster: Cluster, job: Any) -> Started:

@@ -23,7 +23,7 @@ def host(tmp_path: Path) -> Host:
 
 
 def gpus(found: Any) -> dict[str, str]:
-    return next(one for one in found["checks"] if one["name"] == "gpus (nvidia)")  # type: ignore[no-any-return]
+    return next(one for one in found["checks"] if one["name"] == "gpus (nvidia)")  # type: ignore[no-any-return]  # JSON
 
 
 def test_the_pool_is_shown(cli: Cli, host: Host, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -216,6 +217,30 @@ def test_asking_and_cancelling_what_is_not_there(hub: Hub) -> None:
     job = train.delay(TRUE)
     with pytest.raises(NotRunning, match="is queued: only a running job can pause"):
         ask(job.id, Ask.PAUSE)
+
+
+def test_a_job_that_has_just_begun_is_asked_again_until_its_node_hears(hub: Hub) -> None:
+    job = train.delay(TRUE)
+    hub.client.hset(hub.keys.job(job.id), mapping={"state": "running", "node": "node-a"})
+    asked = threading.Thread(target=ask, args=(job.id, Ask.PAUSE), daemon=True)
+    with hub.settings.connect().pubsub() as listener:  # type: ignore[no-untyped-call]  # redis-py
+
+        def calls() -> int:
+            info: dict[str, Any] = hub.client.info("commandstats")  # type: ignore[assignment]  # redis-py
+            return int(info.get("cmdstat_publish", {}).get("calls", 0))
+
+        before = calls()
+        asked.start()
+        wait_until(lambda: calls() > before, what="it was said, and nobody heard")
+        listener.subscribe(hub.keys.control("node-a", job.id))
+
+        def heard() -> bool:
+            found = listener.get_message(ignore_subscribe_messages=True, timeout=0.1)
+            return found is not None and json.loads(found["data"]) == {"op": "pause"}
+
+        wait_until(heard, what="it is said again")
+        asked.join(5)
+        assert not asked.is_alive()
 
 
 def test_why_a_job_was_cancelled_is_kept(hub: Hub) -> None:
