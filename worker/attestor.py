@@ -80,9 +80,10 @@ class Attestor:
         """Those that are here and that the node may use, the likeliest to have a Python first."""
         there = [tag for image in runtime.manager.list_images() for tag in image.tags]
         known = [one for one in self._config.docker.preload_images if _named(runtime, one) in there]
-        rest = sorted(set(runtime.images.tags()) - set(known))
-        more = sorted(tag for tag in set(there) - set(rest) if _named(runtime, tag))
-        return list(dict.fromkeys([*reversed(known), *rest, *more]))
+        # only some are tried, and one that is not allowed here must not take another's place
+        fine = {tag for tag in there if _named(runtime, tag)}
+        own = fine.intersection(runtime.images.tags())
+        return list(dict.fromkeys([*reversed(known), *sorted(own), *sorted(fine - own)]))
 
     def _probed(self, runtime: EngineRuntime, images: list[str], again: bool) -> Probed:
         key = self._key(runtime)

@@ -105,6 +105,7 @@ class ContainerSubject:
         self._began = time.monotonic()
         started = engine.call(self._socket, "POST", f"{self._base}/start", within=_START_WITHIN)
         if not started.ok:
+            self._mourner.dismiss()  # the engine has said that it does not run
             raise OSError(f"the engine does not start the container: {started.text()}")
         seen = engine.call(self._socket, "GET", f"{self._base}/json", within=_CALL_WITHIN)
         if not seen.ok:

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from tests.support import engine
 from tests.support.runtimes import engine_runtime_in, engine_socket
 from worker.attestor import Attestor
 from worker.config import NodeConfig
+from worker.engine_sections import PullPolicy
+from worker.runtimes.engine.images import ImageRules
 from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.sandbox import attestation
@@ -186,6 +189,27 @@ def test_without_an_image_nothing_is_attested(
     assert not report.usable
     assert "no image here" in report.reason
     assert "docker.preload_images" in report.todo
+
+
+def test_images_that_the_node_may_not_use_take_no_place_among_those_tried(tmp_path: Path) -> None:
+    """Only so many are tried."""
+    (tmp_path / "state").mkdir()
+    rules = ImageRules(registry="crowd.test", allow=("mine/*",), policy=PullPolicy.NEVER)
+    socket = engine_socket("docker")
+    names = [*(f"crowd.test/executor:cpu-{n}.0" for n in range(6)), "mine/base:1"]
+    client = engine.raw(socket)
+    for name in names:
+        client.tag(engine.BASE, *name.rsplit(":", 1))
+    runtime = engine_runtime_in("docker", tmp_path / "state", socket, rules=rules)
+    try:
+        report = Attestor(config(tmp_path)).report(runtime)
+    finally:
+        runtime.close()
+        for name in names:
+            client.remove_image(name)
+        client.close()
+    assert report.usable, report.reason
+    assert list(report.images) == ["mine/base:1"]
 
 
 def test_a_damaged_memory_of_a_probe_is_none(
