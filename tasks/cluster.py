@@ -207,7 +207,12 @@ class Cluster:
         limit: int = _PAGE,
         after: str = "",
     ) -> Page[listing.Listed]:
-        """Jobs, the latest first. Raises ValueError for an ``after`` that no page gave."""
+        """Jobs, the latest first: by when they came into their states, those of a user in any state
+        by when they were submitted.
+
+        A page by ``labels`` may be short, or empty, and have one after it (`listing.MOST_READ`).
+        Raises ValueError for an ``after`` that no page gave.
+        """
         page, mark = listing.list_jobs(
             self.client,
             self.keys,

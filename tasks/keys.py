@@ -92,6 +92,15 @@ class Keys:
         """Sorted set: job ids in ``state``, by the ms since when."""
         return f"{self.prefix}state:{state}"
 
+    def by_state_and_user(self, state: str, user_id: str) -> str:
+        """Sorted set: a user's job ids in ``state``, by the ms since when."""
+        return f"{self.prefix}state:{state}:{user_id}"
+
+    @property
+    def indexed(self) -> str:
+        """String: there once every job is in the index of its state and user."""
+        return f"{self.prefix}state:indexed"
+
     def by_user(self, user_id: str) -> str:
         """Sorted set: a user's job ids, by the ms of submission."""
         return f"{self.prefix}user:{user_id}"

@@ -15,6 +15,8 @@ from tasks.keys import Keys
 from tasks.state import JobState
 
 _BATCH: Final = 200
+MOST_READ: Final = 2_000
+"""Records that are read for one page."""
 _FIELDS: Final = (
     *("state", "user", "attempt", "node", "slot", "submitted", "started", "finished"),
     *("reason", "error", "progress", "spec"),
@@ -59,20 +61,21 @@ def list_jobs(
 ) -> tuple[list[Listed], Mark | None]:
     """A page of at most ``limit`` jobs that come after ``after``, and where the next one begins.
 
-    Ordered by the time of submission where a user is named, else by the time since when each is
-    in its state. Raises redis.RedisError.
+    Ordered by the time of submission where a user is named and no state, else by the time since
+    when each is in its state. A page may be short, or empty, and yet have one after it: where few
+    jobs have the labels, `MOST_READ` are looked at for each. Raises redis.RedisError.
     """
     page: list[Listed] = []
     last: Mark | None = None
     # one more says whether there is a next page; what does not fit has more looked at
     batch = min(_BATCH, limit + 1)
-    for mark, job in _jobs(client, keys, wanted, after, batch):
-        if not _fits(job, wanted):
-            continue
-        if len(page) == limit:
+    for looked, (mark, job) in enumerate(_jobs(client, keys, wanted, after, batch)):
+        fits = _fits(job, wanted)
+        if (fits and len(page) == limit) or looked == max(MOST_READ, limit):
             return page, last
-        page.append(job)
         last = mark
+        if fits:
+            page.append(job)
     return page, None
 
 
@@ -80,10 +83,7 @@ def _jobs(
     client: redis.Redis, keys: Keys, wanted: Wanted, after: Mark | None, count: int
 ) -> Iterator[tuple[Mark, Listed]]:
     """``count``: how many are read at once to begin with."""
-    if wanted.user_id:
-        indexes = [keys.by_user(wanted.user_id)]
-    else:
-        indexes = [keys.by_state(state) for state in wanted.states or JobState]
+    indexes = _indexes(client, keys, wanted)
     pipe = client.pipeline(transaction=False)
     for index in indexes:
         _below(pipe, index, after, count)
@@ -107,6 +107,16 @@ def _jobs(
             found = dict(zip(_FIELDS, values, strict=True))
             if found["spec"] is not None:  # else it has expired, and the index is behind
                 yield mark, _listed(mark[1], found)
+
+
+def _indexes(client: redis.Redis, keys: Keys, wanted: Wanted) -> list[str]:
+    """Those that have every job that is wanted, and as few others as can be."""
+    user = wanted.user_id
+    if not user:
+        return [keys.by_state(state) for state in wanted.states or JobState]
+    if wanted.states and client.exists(keys.indexed):
+        return [keys.by_state_and_user(state, user) for state in wanted.states]
+    return [keys.by_user(user)]
 
 
 def _marks(

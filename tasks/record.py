@@ -385,6 +385,13 @@ class Records:
         as ``broken:job:ID`` and the like, as long as an ended job's."""
         self._scripts.call("bury", job_id, self.terminal_ttl_s)
 
+    def index(self, state: JobState, cursor: str) -> str:
+        """See that some of the jobs in ``state`` are in the index of it and their users.
+
+        ``cursor``: '0', then what the last call returned; '0' is the end.
+        """
+        return str(self._scripts.call("index", state, cursor, self.terminal_ttl_s))
+
     def repush(self, job_id: str, waiting_since: str) -> bool:
         """Push a queued job's message again, unless something happened to it since."""
         return bool(self._scripts.call("repush", job_id, waiting_since))

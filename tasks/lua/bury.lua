@@ -2,12 +2,13 @@
 -- is kept beside, under names that nobody reads.
 local id = ARGV[2]
 local queue = redis.pcall('HGET', key('job', id), 'queue')
+local user = redis.pcall('HGET', key('job', id), 'user')
 for _, name in ipairs({'leases', 'delayed', 'expiring', 'untold'}) do
   redis.pcall('ZREM', PREFIX .. name, id)
 end
-for _, state in ipairs({'queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled',
-  'rejected'}) do
+for _, state in ipairs(STATES) do
   redis.pcall('ZREM', key('state', state), id)
+  if type(user) == 'string' then redis.pcall('ZREM', of_user(state, user), id) end
 end
 if type(queue) == 'string' then redis.pcall('ZREM', key('waiting', queue), id) end
 for _, kind in ipairs({'job', 'history', 'tail'}) do

@@ -5,6 +5,8 @@ local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local TERMINAL = {succeeded = true, failed = true, cancelled = true, rejected = true}
 local RUNS = {starting = true, running = true, paused = true}
+local STATES = {'queued', 'starting', 'running', 'paused', 'succeeded', 'failed', 'cancelled',
+  'rejected'}
 -- What is kept of a job. The tail is what the job itself can fill, so it is bounded in bytes too.
 local TAIL, TAIL_SLACK, TAIL_BYTES = 2000, 200, 4 * 1024 * 1024
 local HISTORY = 10000
@@ -73,11 +75,21 @@ local function emit(id, bodies, attempt, node, slot)
   return last
 end
 
+-- The jobs of a user in a state; no state has a colon in its name.
+local function of_user(state, user) return key('state', state .. ':' .. user) end
+
+-- Returns whose the job is.
 local function move(id, before, after)
   if before == after then return end
+  local user = redis.call('HGET', key('job', id), 'user') or ''
   if before then redis.call('ZREM', key('state', before), id) end
   redis.call('ZADD', key('state', after), NOW, id)
+  if user ~= '' then
+    if before then redis.call('ZREM', of_user(before, user), id) end
+    redis.call('ZADD', of_user(after, user), NOW, id)
+  end
   redis.call('HSET', key('job', id), 'state', after)
+  return user
 end
 
 -- What a node's metrics are made of: counted here, so that no process of the node has to live for it.
@@ -138,7 +150,6 @@ end
 
 -- A user's index lives as long as a job of theirs does, and then as long as their last records.
 local function leave_user(user, ttl)
-  if not user or user == '' then return end
   local index = key('user', user)
   for _, old in ipairs(redis.call('ZRANGE', index, 0, 9)) do
     if redis.call('EXISTS', key('job', old)) == 0 then redis.call('ZREM', index, old) end
@@ -153,7 +164,7 @@ end
 -- yet; who calls this tells it within `told_within` ms, or else the reaper does.
 local function conclude(id, before, after, reason, message, result, ttl, told_within)
   local job = key('job', id)
-  move(id, before, after)
+  local user = move(id, before, after)
   release(id)
   redis.call('HSET', job, 'reason', reason, 'error', message, 'result', result, 'owner', '',
     'exp', 0, 'finished', NOW)
@@ -162,11 +173,16 @@ local function conclude(id, before, after, reason, message, result, ttl, told_wi
   redis.call('ZREM', PREFIX .. 'expiring', id)
   wait_no_more(redis.call('HGET', job, 'queue'), id)
   for _, kind in ipairs({'job', 'history', 'tail'}) do redis.call('EXPIRE', key(kind, id), ttl) end
-  local ended = key('state', after)
-  redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
-  redis.call('EXPIRE', ended, ttl)
+  local function keep(ended)
+    redis.call('ZREMRANGEBYSCORE', ended, '-inf', NOW - ttl * 1000)
+    redis.call('EXPIRE', ended, ttl)
+  end
+  keep(key('state', after))
   redis.call('ZADD', PREFIX .. 'untold', NOW + told_within, id)
-  leave_user(redis.call('HGET', job, 'user'), ttl)
+  if user ~= '' then
+    keep(of_user(after, user))
+    leave_user(user, ttl)
+  end
 end
 
 -- A message under a delivery tag that no copy of it has.

@@ -68,7 +68,8 @@ def jobs(
 ) -> None:
     """List jobs, the latest first.
 
-    Those come first to which something happened last; of one user, those submitted last.
+    Those come first to which something happened last; of one user, in whatever state, those
+    submitted last.
     """
     from tasks.listing import Wanted, list_jobs, mark_text, parse_mark
 
@@ -82,6 +83,11 @@ def jobs(
     )
     with reaching(settings) as client:
         page, following = list_jobs(client, settings.keys, wanted, limit=limit, after=place)
+        while following is not None and len(page) < limit:  # few have these labels
+            more, following = list_jobs(
+                client, settings.keys, wanted, limit=limit - len(page), after=following
+            )
+            page += more
     rest = None if following is None else mark_text(following)
     if as_json:
         say_json({"jobs": [asdict(one) for one in page], "next": rest})

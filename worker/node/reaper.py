@@ -25,6 +25,7 @@ from tasks.keys import PRIORITY_STEPS
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.node.dead_messages import job_of, remove_dead_messages
+from worker.node.indexing import Indexing
 from worker.node.sightings import Sightings
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Reaper:
         self._tidy_at = 0.0
         self._stuck_after = stuck_after
         self._seen: Sightings | None = None
+        self._indexing = Indexing(records)
 
     def start(self) -> None:
         """Begin."""
@@ -118,7 +120,7 @@ class Reaper:
             self._hold(now, "redis was away")
             raise
         if not lead:
-            self._seen = None
+            self._seen, self._indexing = None, Indexing(self._records)
             return False
         self._hold_after_restart(now)
         holds = now < self._hold_until
@@ -127,6 +129,7 @@ class Reaper:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
         self._tell_untold()
         self._look_at_messages(now)
+        self._indexing.step(now)
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
             remove_dead_messages(self._records, self._queues())

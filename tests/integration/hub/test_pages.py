@@ -70,6 +70,7 @@ def test_every_key_is_on_the_page() -> None:
         keys.control("NODE", "ID"),
         keys.leases, keys.delayed, keys.expiring, keys.untold, keys.live, keys.queues, keys.nodes,
         keys.reaper, keys.waiting("QUEUE"), keys.by_state("STATE"), keys.by_user("USER"),
+        keys.by_state_and_user("STATE", "USER"), keys.indexed,
         keys.node("NODE"), keys.node_names, keys.serving("QUEUE"), keys.slots("KIND"),
         keys.busy("KIND"), keys.holds("NODE"), keys.counts("NODE"), keys.cordoned,
         keys.orders("NODE"), keys.line("QUEUE"), keys.usage("DAY"), keys.usage_users("DAY"),

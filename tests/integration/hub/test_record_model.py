@@ -86,7 +86,7 @@ class Record(RuleBasedStateMachine):
 
     def submit(self) -> None:
         self.after_end = 0
-        self.job_id = submit(self.records, max_attempts=MOST_ATTEMPTS)
+        self.job_id = submit(self.records, max_attempts=MOST_ATTEMPTS, user_id="ann")
         self.model = Model()
 
     def lease(self, index: int) -> Lease:
@@ -233,6 +233,7 @@ class Record(RuleBasedStateMachine):
             return client.zscore(index, self.job_id) is not None
 
         assert [one for one in JobState if has(keys.by_state(one))] == [state]
+        assert [one for one in JobState if has(keys.by_state_and_user(one, "ann"))] == [state]
         assert has(keys.leases) == (state in RUNS)
         assert has(keys.untold) == (state in ENDS)
         waits = has(keys.waiting(self.records.get(self.job_id).queue))
