@@ -12,6 +12,7 @@ Redis grows with the page that is asked for, and with the logarithm of what ther
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -26,7 +27,7 @@ from tasks.job import JobConfig
 from tasks.keys import NODE_TTL_S, Keys
 from tasks.needs import describe
 from tasks.nodes import NodeStatus, NodeView, SlotView, read_nodes
-from tasks.routing import QueueClass, route
+from tasks.routing import CLASSES, QueueClass, route
 from tasks.settings import Settings
 from tasks.state import JobState
 from tasks.usage import Used
@@ -165,9 +166,11 @@ class Cluster:
         )
 
     def queues(self, *, limit: int = _PAGE, after: str = "") -> Page[QueueView]:
-        """Every queue that ever held a job, most demanding first; there are few: one a class."""
+        """Queues that have held a job and that hold one, or that a live node reads. Classes come
+        first, the most demanding before all, and then nodes' own queues, by their names."""
         found: Any = self.client.smembers(self.keys.queues)
-        names = [name for name in sorted(found) if name > after][: limit + 1]
+        rest_of = (one for one in found if not after or _order(one) > _order(after))
+        names = heapq.nsmallest(limit + 1, rest_of, key=_order)
         now, pipe = self._now_ms(), self.client.pipeline(transaction=False)
         for name in names[:limit]:
             pipe.zcard(self.keys.waiting(name))
@@ -275,6 +278,11 @@ class Cluster:
     def _now_ms(self) -> int:
         seconds: Any = self.client.time()
         return int(seconds[0] * 1000 + seconds[1] // 1000)
+
+
+def _order(queue: str) -> tuple[bool, str]:
+    """A class before a node's own queue."""
+    return not queue.startswith(CLASSES), queue
 
 
 def _queue(name: str, now_ms: int, waiting: int, oldest: Any, servers: int) -> QueueView:

@@ -85,7 +85,7 @@ class Keys:
 
     @property
     def queues(self) -> str:
-        """Set: names of queues that ever held a job."""
+        """Set: names of queues in which a job waits, or did while a live node reads them."""
         return f"{self.prefix}queues"
 
     def by_state(self, state: str) -> str:

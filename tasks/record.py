@@ -392,6 +392,10 @@ class Records:
         """
         return str(self._scripts.call("index", state, cursor, self.terminal_ttl_s))
 
+    def forget(self, queues: Sequence[str]) -> int:
+        """Of ``queues``, forget those that are empty and that no live node reads; how many."""
+        return int(self._scripts.call("forget", *queues)) if queues else 0
+
     def repush(self, job_id: str, waiting_since: str) -> bool:
         """Push a queued job's message again, unless something happened to it since."""
         return bool(self._scripts.call("repush", job_id, waiting_since))

@@ -24,6 +24,8 @@ from tasks.choices import Device
 from tasks.job import JobConfig
 from tasks.ladders import MOST_CLASSES, SandboxClass, rung_for, rungs, sandbox_class
 
+CLASSES: Final = "work."
+"""What the names of queues of classes begin with."""
 _TOP_WIDTH: Final = 99
 _TOP_MEMORY: Final = 9_999_999
 _DEVICE_RANK: Final = {Device.CUDA: 0, Device.ROCM: 0, Device.CPU: 1, Device.ANY: 2}
@@ -60,7 +62,7 @@ class QueueClass:
             f"-{_TOP_MEMORY - self.memory_mb:07d}-{_SANDBOX_RANK[self.sandbox]}"
         )
         demand = f"{self.device}-x{self.width}-{self.memory_mb}mb-{self.sandbox}"
-        return f"work.{rank}.{demand}" + (f".{self.pool}" if self.pool else "")
+        return f"{CLASSES}{rank}.{demand}" + (f".{self.pool}" if self.pool else "")
 
     @classmethod
     def from_name(cls, name: str) -> QueueClass:

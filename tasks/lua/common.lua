@@ -139,6 +139,7 @@ end
 
 -- The queue as a line: by priority, then by when each came. `waiting` has the times alone.
 local function wait_in(queue, id, step)
+  redis.call('SADD', PREFIX .. 'queues', queue)   -- `forget` may have taken it out meanwhile
   redis.call('ZADD', key('waiting', queue), NOW, id)
   redis.call('ZADD', key('line', queue), tonumber(step) * 1e14 + NOW, id)
 end

@@ -20,7 +20,6 @@ redis.call('HSET', job, 'spec', ARGV[3], 'digest', ARGV[4], 'queue', ARGV[5], 'p
   'node', '', 'slot', '', 'cancel', '', 'reason', '', 'error', '')
 move(id, nil, 'queued')
 wait_in(ARGV[5], id, ARGV[6])
-redis.call('SADD', PREFIX .. 'queues', ARGV[5])
 if expires > 0 then redis.call('ZADD', PREFIX .. 'expiring', expires, id) end
 if ARGV[7] ~= '' then
   redis.call('ZADD', key('user', ARGV[7]), NOW, id)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from worker.sections import MetricsSection
 
 _OURS: Final = "cyxwiz"
-_QUEUES: Final = 200
-"""At most so many queues have metrics of their own."""
+QUEUES: Final = 200
+"""At most so many queues have metrics of their own: classes, then nodes' own."""
 
 
 class Metrics:
@@ -182,7 +182,7 @@ def cluster_metrics(cluster: Cluster) -> Iterator[Metric]:
     waiting = _gauges("cluster_queue_jobs", "Jobs that wait in a queue.", "queue")
     oldest = _gauges("cluster_queue_oldest_seconds", "How long the oldest of them waits.", "queue")
     servers = _gauges("cluster_queue_nodes", "Live nodes that read the queue.", "queue")
-    for queue in cluster.queues(limit=_QUEUES).items:
+    for queue in cluster.queues(limit=QUEUES).items:
         waiting.add_metric([queue.name], queue.waiting)
         oldest.add_metric([queue.name], queue.oldest_seconds)
         servers.add_metric([queue.name], queue.servers)

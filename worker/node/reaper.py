@@ -132,7 +132,9 @@ class Reaper:
         self._indexing.step(now)
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
-            remove_dead_messages(self._records, self._queues())
+            queues = self._queues()
+            remove_dead_messages(self._records, queues)
+            self._records.forget(queues)
         return True
 
     @property

@@ -1,15 +1,38 @@
-"""A node that runs jobs, on the Redis that `tasks.app` and `train` use."""
+"""What tests of the hub share: a view of it, nodes that are only entries there, a real node."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tasks.cluster import Cluster
+from tasks.record import Records
 from tests.conftest import _SERVER, Hub
+from tests.integration.hub.support import Enter
+from tests.support.fleet import PaperNode, node
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import MISSING, redis_binary
+
+
+@pytest.fixture
+def records(hub: Hub) -> Records:
+    return hub.records
+
+
+@pytest.fixture
+def cluster(hub: Hub) -> Cluster:
+    return Cluster(hub.client, hub.keys)
+
+
+@pytest.fixture
+def enter(hub: Hub) -> Enter:
+    def enter(name: str, *offers: Any, **how: Any) -> PaperNode:
+        return node(hub.client, hub.keys, name, *offers, **how)
+
+    return enter
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
+from tasks.cluster import Cluster, NodeStatus
 from tasks.events import Envelope, Event, Log, Progress, decode
 from tasks.job import JobConfig
 from tasks.publishing import kombu_message
 from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
 from tasks.routing import route
 from tasks.state import JobState
+from tests.support.fleet import PaperNode
 
 TTL_MS = 60_000
+CUDA: Final = {"required_device": "cuda", "gpus": 1, "gpu_memory_mb": 20_000}
+
+Enter = Callable[..., PaperNode]
+"""Has a node of a name, of some offers, and else as `tests.support.fleet.node`, enter."""
 
 
 def job_config(**fields: Any) -> JobConfig:
@@ -106,3 +113,9 @@ def progress(epoch: int) -> Progress:
 
 def log(*lines: str) -> Log:
     return Log(lines=lines)
+
+
+def status(cluster: Cluster, name: str) -> NodeStatus | None:
+    """Whether a node lives; None: nothing is known of it."""
+    found = cluster.node(name)
+    return found and found.status

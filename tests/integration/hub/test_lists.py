@@ -23,16 +23,6 @@ ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.REJEC
 
 
 @pytest.fixture
-def records(hub: Hub) -> Records:
-    return hub.records
-
-
-@pytest.fixture
-def cluster(hub: Hub) -> Cluster:
-    return Cluster(hub.client, hub.keys)
-
-
-@pytest.fixture
 def indexed(records: Records) -> Indexing:
     """The reaper has gone through all jobs."""
     found = Indexing(records)
@@ -204,3 +194,23 @@ def test_a_page_by_labels_looks_at_so_many_jobs_and_says_that_there_are_more(
     assert pages == [[], [], [wanted]]
     seen = cluster.jobs(limit=100)
     assert (len(seen.items), seen.next != "") == (100, True), "all of these fit"
+
+
+def test_states_users_and_jobs(records: Records, cluster: Cluster) -> None:
+    mine = [submit(records, user_id="ann") for _ in range(3)]
+    submit(records, user_id="bob")
+    finish(records, claim(records, mine[0]), Succeeded())
+    claim(records, mine[1])
+    states = cluster.states()
+    assert {state: count for state, count in states.items() if count} == {
+        JobState.QUEUED: 2,
+        JobState.STARTING: 1,
+        JobState.SUCCEEDED: 1,
+    }
+    assert dict(cluster.users().items) == {"ann": 2, "bob": 1}
+    page = cluster.jobs(user_id="ann", limit=2)
+    rest = cluster.jobs(user_id="ann", after=page.next)
+    assert (len(page.items), len(rest.items), rest.next) == (2, 1, "")
+    assert {one.job_id for one in (*page.items, *rest.items)} == set(mine)
+    capacity = cluster.capacity()
+    assert (capacity.waiting, capacity.running) == (2, 1)

@@ -34,11 +34,6 @@ Make = Callable[..., Reaper]
 
 
 @pytest.fixture
-def records(hub: Hub) -> Records:
-    return hub.records
-
-
-@pytest.fixture
 def make(hub: Hub) -> Iterator[Make]:
     """Makes reapers that have seen Redis for long, so that they hold nothing."""
     made: list[Reaper] = []

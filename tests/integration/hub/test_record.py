@@ -13,7 +13,6 @@ from tasks import events
 from tasks.errors import JobConflict, LeaseLost, UnknownJob
 from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
 from tasks.state import FailureReason, JobState
-from tests.conftest import Hub
 from tests.integration.hub.support import (
     claim,
     finish,
@@ -30,11 +29,6 @@ from tests.integration.hub.support import (
 pytestmark = pytest.mark.integration
 
 RETRYING = tagged(events.Retrying(reason="engine_error"))
-
-
-@pytest.fixture
-def records(hub: Hub) -> Records:
-    return hub.records
 
 
 def requeue(records: Records, lease: Lease, **how: Any) -> JobState:

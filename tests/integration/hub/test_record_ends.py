@@ -29,11 +29,6 @@ RETRYING = tagged(events.Retrying(reason="engine_error"))
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture
-def records(hub: Hub) -> Records:
-    return hub.records
-
-
 def requeue(records: Records, lease: Lease, **how: Any) -> JobState:
     given: dict[str, Any] = {"delay_ms": 0, "counts": True, "message": "why", **how}
     reason = given.pop("reason", FailureReason.ENGINE_ERROR)
