@@ -183,6 +183,15 @@ class Keys:
         """Sorted set: the users of `usage`, all at score 0: for reading them by pages."""
         return f"{self.prefix}usage-users:{day}"
 
+    @property
+    def checkpoints(self) -> str:
+        """Hash: jobs that have checkpoints in a store, and which store."""
+        return f"{self.prefix}checkpoints"
+
+    def checkpoints_swept(self, store: str) -> str:
+        """String: a node looks for what ended jobs have left in ``store``; a lease with a TTL."""
+        return f"{self.prefix}checkpoints:swept:{store}"
+
     # kombu's and Celery's, as they stand under the same prefix
 
     def message_list(self, queue: str, step: int) -> str:

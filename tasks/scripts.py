@@ -10,7 +10,7 @@ import redis
 
 from tasks.errors import BrokenRecord
 
-_HELD = ("renew", "publish", "finish", "requeue", "summon", "spend")
+_HELD = ("renew", "publish", "finish", "requeue", "summon", "spend", "sent")
 """Scripts that only the holder of a lease may run: `held.lua` stands before them."""
 
 

@@ -66,12 +66,14 @@ class Attempt:
         started: Callable[[], None],
         progress: Callable[[Mapping[str, Any]], None],
         lasts: Callable[[], None] = lambda: None,
+        saved: Callable[[], None] = lambda: None,
         decoder: Decoder | None = None,
         began: float | None = None,
         paused: bool = False,
     ) -> None:
         """``started``, ``progress``: tell Celery, which may fail without harm. ``lasts``: called
-        when the attempt turns out to be none of `SHORT_S`. ``decoder``, ``began``, ``paused``: of
+        when the attempt turns out to be none of `SHORT_S`. ``saved``: called for each checkpoint
+        that the job reports. ``decoder``, ``began``, ``paused``: of
         an attempt that an earlier supervisor started, at that time.monotonic()."""
         self._handle = handle
         self._publisher = publisher
@@ -79,6 +81,7 @@ class Attempt:
         self._started = started
         self._progress = progress
         self._lasts = lasts
+        self._saved = saved
         self._throttle = Throttle(_TELL_CELERY_EVERY_S)
         self._lock = threading.Lock()
         self._paused = paused
@@ -202,7 +205,9 @@ class Attempt:
             # wait for that. What a successor would then miss, it says.
             self._acknowledge({stream: consumed})
         for event, _, _ in said:
-            if isinstance(event, events.Progress) and self._throttle.ready(time.monotonic()):
+            if isinstance(event, events.Checkpoint):
+                self._saved()
+            elif isinstance(event, events.Progress) and self._throttle.ready(time.monotonic()):
                 self._tell_celery_progress(event)
 
     def _acknowledge(self, offsets: Mapping[str, int]) -> None:

@@ -1,11 +1,13 @@
 """Where the checkpoints of jobs lie: on the node, or on storage that the nodes of a cluster share.
 
 On shared storage an attempt on another node finds what the one before left. Whoever ends a job
-removes them; of jobs that end while no node looks, the sweep does.
+removes them; of jobs that end while no node looks, the sweep does. Copies in a store are
+`worker.keeping`'s; what it must know of the node's own directory is beside that.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -22,6 +24,17 @@ _FORGOTTEN_S: Final = 7 * 24 * 3600.0
 and the job may run on another node."""
 
 
+_MARK: Final = "sent.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """Which attempt used the node's own directory last, and what was put to the store from it."""
+
+    fence: int = 0
+    names: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoints:
     """Of all jobs."""
@@ -35,6 +48,29 @@ class Checkpoints:
         if self.shared is not None:
             return self.shared / job_id
         return self.paths.job(job_id) / "checkpoints"
+
+    def mark(self, job_id: str) -> Mark:
+        """As it was last written; fence 0: never."""
+        try:
+            said = json.loads((self.paths.job(job_id) / _MARK).read_text())
+            return Mark(fence=int(said["fence"]), names=frozenset(map(str, said["names"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Mark()
+
+    def write_mark(self, job_id: str, mark: Mark) -> None:
+        """Whole or not at all. Raises OSError."""
+        place = self.paths.job(job_id)
+        place.mkdir(parents=True, exist_ok=True)
+        fresh = place / f"{_MARK}.new"
+        fresh.write_text(json.dumps({"fence": mark.fence, "names": sorted(mark.names)}))
+        fresh.replace(place / _MARK)
+
+    def has_any(self, job_id: str) -> bool:
+        """Whether anything lies here."""
+        try:
+            return bool(os.listdir(self.of(job_id)))  # noqa: PTH208 - for each job
+        except OSError:
+            return False
 
     def drop(self, job_id: str) -> None:
         """The job is over: remove them, and whatever else it has on this node."""
@@ -50,9 +86,13 @@ class Checkpoints:
         """An attempt is over: what is empty here is of no use to the next one. What is shared
         stays: that one may have begun elsewhere."""
         place = self.paths.job(job_id)
-        for directory in (place / "checkpoints", place):
+        with suppress(OSError):
+            (place / "checkpoints").rmdir()
+        if not (place / "checkpoints").exists():
             with suppress(OSError):
-                directory.rmdir()
+                (place / _MARK).unlink()
+        with suppress(OSError):
+            place.rmdir()
 
     def forgotten(self, is_over: Callable[[str], bool | None]) -> Iterator[str]:
         """Jobs that are over, and have something on the shared storage. ``is_over``: None for a

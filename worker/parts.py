@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.choices import Device
-from tasks.record import Records
+from tasks.record import Lease, Records
+from tasks.sent import SentCheckpoints
 from tasks.settings import Settings
 from worker.checkpoints import Checkpoints
 from worker.config import NodeConfig
@@ -15,6 +16,7 @@ from worker.devices.fitness import SlotDevices
 from worker.devices.inventory import Inventory
 from worker.devices.pool import DevicePool
 from worker.engines import Engines
+from worker.keeping import Keeping
 from worker.launchers import Launcher
 from worker.launchers.native import NativeLauncher
 from worker.limits import HostSize
@@ -22,6 +24,8 @@ from worker.node.audit import Audit
 from worker.node.paths import NodePaths
 from worker.orders import Orders
 from worker.runtimes.base import Runtime
+from worker.store.policy import Policy
+from worker.store.saved import SavedCheckpoints
 from worker.trust.keyring import Keyring
 from worker.trust.secrets import Secrets
 
@@ -77,7 +81,17 @@ class NodeParts:
     @property
     def checkpoints(self) -> Checkpoints:
         """Where those of jobs lie."""
-        return Checkpoints(paths=self.paths, shared=self.config.storage.checkpoints)
+        return Checkpoints(paths=self.paths, shared=self.config.storage.shared_checkpoints)
+
+    def keeping(self, lease: Lease) -> Keeping | None:
+        """What sends the checkpoints of an attempt to the store; None: there is none."""
+        url = self.config.storage.checkpoint_store
+        if url is None:
+            return None
+        policy = Policy.of(self.config)
+        store = SavedCheckpoints(policy, url)
+        index = SentCheckpoints(self.records.client, self.records.keys)
+        return Keeping(store, index, self.checkpoints, self.records, lease, policy)
 
     def launcher(self, mode: str, also_images: tuple[str, ...] = ()) -> Launcher:
         """How attempts of ``mode`` are started. ``also_images``: patterns beside images.allow.

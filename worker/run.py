@@ -111,6 +111,7 @@ class Run:
         )
         self._publisher.on_gone = self._renewal.soon
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
+        self._keeping = parts.keeping(claim.lease)
         self._execs = Execs(parts, claim, self._audited)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None if heir is None else heir.handle
@@ -228,6 +229,8 @@ class Run:
             self._audited.ended("fenced", "", "its lease was lost")
             raise
         finally:
+            if self._keeping is not None:
+                self._keeping.close()
             self._renewal.stop()
             self._parts.orders.stop()
             self._execs.close()
@@ -335,6 +338,8 @@ class Run:
         self._check()
         provided = self._supplies.get(job)
         self._check()
+        if self._keeping is not None:
+            self._keeping.bring(self._sure, self._lasts, self._check)
         self._grant = grant_slot(parts, self._id, job)
         grant = self._grant.grant
         asked = Asked(
@@ -432,6 +437,7 @@ class Run:
     def _go_on(self, heir: Heir) -> None:
         """Nothing is started; what its supervisor may have had no time to say is said."""
         self._lasts()
+        self._saved()  # what was reported before, its supervisor may have had no time to send
         if heir.adopted is not None and heir.adopted.state is JobState.STARTING:
             started = events.Started(**_tuples(heir.note.started))
             self._publisher.state(started, state=JobState.RUNNING)
@@ -453,6 +459,7 @@ class Run:
             started=self._delivery.started,
             progress=self._delivery.progress,
             lasts=self._lasts,
+            saved=self._saved,
             **self._where_it_was(job),
         )
         if self._fenced:
@@ -465,6 +472,10 @@ class Run:
         finally:
             if self._devices is not None:
                 self._devices.stop()
+
+    def _saved(self) -> None:
+        if self._keeping is not None:
+            self._keeping.saved()
 
     def _watch_devices(self, job: JobConfig, attempt: Attempt) -> None:
         devices = self._note.devices if self._note is not None else ()
@@ -580,6 +591,8 @@ class Run:
 
     def _finish(self, outcome: Outcome, result: Mapping[str, Any]) -> Verdict:
         """Write the end, or give the job back. Raises LeaseLost."""
+        if self._keeping is not None and outcome.retry and self._attempt and not self._fenced:
+            self._keeping.last()  # whoever takes the job next shall find it
         left = self._publisher.close()
         if self._fenced or self._publisher.lost:
             raise LeaseLost(str(self._id))
@@ -588,6 +601,8 @@ class Run:
         self._audited.ended(state, str(outcome.reason or ""), outcome.message)
         if not isinstance(verdict, Dropped):  # it will not run again: its checkpoints can go
             self._parts.checkpoints.drop(self._id.job_id)
+            if self._keeping is not None:
+                self._keeping.drop()
         return verdict
 
     def _clean_up(self) -> None:

@@ -160,10 +160,18 @@ class StorageSection(Section):
         description="a whole number of days after which artefacts beneath node.state_dir are "
         "removed; 0: never",
     )
-    checkpoints: AbsolutePath | None = Field(
+    checkpoints: str | None = Field(
         None,
-        description=f"{PATH} that all nodes of the cluster share, for what jobs save to go on "
-        "from; left out: beneath node.state_dir",
+        min_length=1,
+        description=f"for what jobs save to go on from: {PATH} that all nodes of the cluster "
+        "share, or a URL that copies are sent to; left out: beneath node.state_dir only",
+    )
+    checkpoints_every: float = Field(
+        30.0,
+        ge=1,
+        le=86400,
+        description="seconds from 1 to 86400 that lie between two copies of a job's checkpoints, "
+        "at least, where storage.checkpoints is a URL",
     )
     cache: AbsolutePath | None = Field(
         None,
@@ -194,12 +202,24 @@ class StorageSection(Section):
             raise ValueError(f"{local[0]} would read this host's files, beneath no root")
         return schemes
 
-    @field_validator("artifacts")
+    @field_validator("artifacts", "checkpoints")
     @classmethod
     def _somewhere(cls, place: str | None) -> str | None:
         if place is not None and not place.startswith("/") and "://" not in place:
             raise ValueError("is neither an absolute path nor a URL")
         return place
+
+    @property
+    def shared_checkpoints(self) -> Path | None:
+        """The directory that the nodes share, if they do."""
+        place = self.checkpoints
+        return None if place is None or "://" in place else Path(place)
+
+    @property
+    def checkpoint_store(self) -> str | None:
+        """The URL that copies are sent to, if any are."""
+        place = self.checkpoints
+        return place if place is not None and "://" in place else None
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """The options' values may be secrets, and are shown nowhere."""

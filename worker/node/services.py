@@ -13,13 +13,18 @@ import redis
 
 from tasks.errors import UnknownJob
 from tasks.record import Records
+from tasks.sent import SentCheckpoints
 from tasks.settings import Settings
 from worker.checkpoints import Checkpoints
 from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+from worker.store.policy import Policy
+from worker.store.refusals import StoreError
 from worker.store.retention import Retention
+from worker.store.saved import SavedCheckpoints
+from worker.store.send import Waiting
 
 if TYPE_CHECKING:
     from tasks.publishing import JobCelery
@@ -42,11 +47,18 @@ def cluster_services(
         Reaper(records, settings, holder=holder, tell=teller(settings)),
         Sweep(
             records,
-            Checkpoints(paths=paths, shared=config.storage.checkpoints),
+            Checkpoints(paths=paths, shared=config.storage.shared_checkpoints),
             Retention(place=paths.artifacts, days=config.storage.keep_artifacts_days),
+            _store(config),
         ),
         Metrics(config.metrics, settings, identity.name),
     ]
+
+
+def _store(config: NodeConfig) -> SavedCheckpoints | None:
+    """Where copies of checkpoints are."""
+    url = config.storage.checkpoint_store
+    return None if url is None else SavedCheckpoints(Policy.of(config), url)
 
 
 def teller(settings: Settings) -> Callable[[str], None]:
@@ -70,11 +82,20 @@ def teller(settings: Settings) -> Callable[[str], None]:
 
 
 class Sweep:
-    """Removes the directories of jobs that ended elsewhere: the checkpoints they left here. And
-    artefacts that have been kept for long enough."""
+    """Removes the directories of jobs that ended elsewhere: the checkpoints they left here, and in
+    the store. And artefacts that have been kept for long enough."""
 
-    def __init__(self, records: Records, checkpoints: Checkpoints, retention: Retention) -> None:
+    def __init__(
+        self,
+        records: Records,
+        checkpoints: Checkpoints,
+        retention: Retention,
+        store: SavedCheckpoints | None = None,
+    ) -> None:
+        """``store``: what `storage.checkpoints` names, if that is a URL."""
         self._records = records
+        self._store = store
+        self._index = SentCheckpoints(records.client, records.keys)
         self._checkpoints = checkpoints
         self._retention = retention
         self._paths = checkpoints.paths
@@ -103,6 +124,22 @@ class Sweep:
             if not self._runs(job_id):
                 self._checkpoints.drop(job_id)
                 log.info("sweep.removed job=%s", job_id)
+        if self._store is not None and self._index.sweeps(self._store.id):
+            self._sweep_store(self._store)
+
+    def _sweep_store(self, store: SavedCheckpoints) -> None:
+        for job_id in self._index.over(store.id):
+            if self._stop.is_set():
+                return
+            if self._runs(job_id):
+                continue
+            try:
+                store.remove(job_id, Waiting(stall=store.stall))
+            except StoreError as error:  # the same will befall the others
+                log.warning("sweep.store_put_off error=%s", error)
+                return
+            self._index.removed(job_id)
+            log.info("sweep.removed_from_store job=%s", job_id)
 
     def _runs(self, job_id: str) -> bool:
         """Whether an attempt of it is here, whatever Redis knows: its data may have been wiped."""

@@ -30,6 +30,9 @@ class Policy:
     output_bytes: int
     """0: no cap."""
     stall: float
+    checkpoints: str | None = None
+    """A URL that copies of checkpoints are sent to."""
+    checkpoints_every: float = 30.0
 
     @classmethod
     def of(cls, config: NodeConfig) -> Policy:
@@ -49,4 +52,6 @@ class Policy:
             artifacts=storage.artifacts or str(state / "artifacts"),
             output_bytes=storage.output_mb * _MB,
             stall=config.timeouts.transfer,
+            checkpoints=storage.checkpoint_store,
+            checkpoints_every=storage.checkpoints_every,
         )

@@ -96,6 +96,7 @@ def _node(prefix: str, node: str) -> tuple[list[str], list[str]]:
         ),
         *_each("~", prefix, "unacked unacked_index unacked_mutex nodes node-names"),
         *_each("~", prefix, f"serving:* slots:* cordoned node:{node}"),
+        *_each("~", prefix, "checkpoints checkpoints:swept:*"),
         # its own queues; the reaper counts and refills those of others, and takes nothing out
         *_each("~", prefix, f"to.{node} to.{node}[^a-z0-9-]* slot.{node}.*"),
         *_each("%R~", prefix, "to.* slot.* node:*"),

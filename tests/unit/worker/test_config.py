@@ -147,6 +147,7 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "artifacts": "s3://b/c",
             "keep_artifacts_days": 9,
             "checkpoints": "/k",
+            "checkpoints_every": 7.0,
             "cache": "/c",
             "cache_mb": 1,
             "keep_free_mb": 4,

@@ -60,6 +60,16 @@ def _do(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
 
             guard.install(request["hosts"])
             return upload.upload(request, talk)
+        case "bring":
+            from worker.store.errands import guard, snapshots
+
+            guard.install(request["hosts"])
+            return snapshots.bring(request, talk)
+        case "remove":
+            from worker.store.errands import guard, snapshots
+
+            guard.install(request["hosts"])
+            return snapshots.remove(request)
         case "unpack":
             from worker.store.errands import unpack
 

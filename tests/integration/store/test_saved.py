@@ -1,0 +1,219 @@
+"""Checkpoints in a store: sent by one node, brought to another, and never what was not sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.record import Lease, Records
+from tasks.sent import SentCheckpoints
+from tasks.state import JobState
+from tests.conftest import Hub
+from tests.integration.hub.support import claim, finish, run_out, submit
+from tests.support.waiting import wait_until
+from worker.checkpoints import Checkpoints
+from worker.keeping import Keeping
+from worker.node.paths import NodePaths
+from worker.node.services import Sweep
+from worker.store.policy import Policy
+from worker.store.retention import Retention
+from worker.store.saved import SavedCheckpoints
+
+pytestmark = pytest.mark.integration
+
+
+class Site:
+    """Two nodes that have one store and one hub, and a job."""
+
+    def __init__(self, tmp_path: Path, policy: Policy, records: Records) -> None:
+        self.tmp_path = tmp_path
+        self.policy = policy
+        self.records = records
+        self.folder = tmp_path / "store" / "_checkpoints"
+        self.store = SavedCheckpoints(policy, f"local://{tmp_path}/store")
+        self.index = SentCheckpoints(records.client, records.keys)
+        self.job = submit(records, max_attempts=9)
+
+    def checkpoints(self, node: str) -> Checkpoints:
+        paths = NodePaths(state_dir=self.tmp_path / node)
+        for directory in (paths.jobs, paths.attempts):
+            directory.mkdir(parents=True, exist_ok=True)
+        return Checkpoints(paths=paths)
+
+    def here(self, node: str) -> Path:
+        return self.checkpoints(node).of(self.job)
+
+    def attempt(self, node: str) -> tuple[Lease, Keeping]:
+        """Another attempt, on ``node``; what went before it has lost its lease."""
+        if self.records.get(self.job).fence:
+            run_out(self.records, self.job)
+            self.records.reap(0)
+        lease = claim(self.records, self.job, node=node)
+        return lease, self.keeping(node, lease)
+
+    def keeping(self, node: str, lease: Lease) -> Keeping:
+        return Keeping(
+            self.store, self.index, self.checkpoints(node), self.records, lease, self.policy
+        )
+
+    def bring(self, keeping: Keeping) -> None:
+        keeping.bring(lambda ask: ask(), lambda: None, lambda: None)
+
+    def save(self, node: str, **files: str) -> None:
+        self.here(node).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (self.here(node) / name).write_text(content)
+
+    def has(self, node: str) -> dict[str, str]:
+        here = self.here(node)
+        return {one.name: one.read_text() for one in here.iterdir()} if here.exists() else {}
+
+    def stored(self) -> set[str]:
+        place = self.folder / self.job
+        return {one.name for one in place.iterdir()} if place.exists() else set()
+
+    def sweep(self) -> None:
+        self.records.client.delete(self.records.keys.checkpoints_swept(self.store.id))
+        checkpoints = self.checkpoints("node-a")
+        retention = Retention(place=self.tmp_path / "none", days=0)
+        Sweep(self.records, checkpoints, retention, self.store).once()
+
+
+@pytest.fixture
+def site(tmp_path: Path, policy: Callable[..., Policy], hub: Hub) -> Site:
+    given: dict[str, Any] = {"checkpoints_every": 0.01}
+    return Site(tmp_path, policy(**given), Records(hub.client, hub.settings.keys))
+
+
+def test_the_next_attempt_elsewhere_has_what_was_sent(site: Site) -> None:
+    lease, keeping = site.attempt("node-a")
+    site.bring(keeping)
+    site.save("node-a", one="1", two="2")
+    keeping.saved()
+    wait_until(lambda: site.index.of(site.job) is not None, timeout=30, what="it to be sent")
+    keeping.close()
+    _, other = site.attempt("node-b")
+    site.bring(other)
+    assert site.has("node-b") == {"one": "1", "two": "2"}
+    assert (site.here("node-b") / "one").stat().st_mode & 0o077 == 0
+    # which goes on, on the first node again: what that one has is older by now
+    site.save("node-b", three="3")
+    (site.here("node-b") / "one").unlink()
+    other.last()
+    third, last = site.attempt("node-a")
+    site.bring(last)
+    assert site.has("node-a") == {"two": "2", "three": "3"}
+    # and once more there: what it has is as new as what it sent, or newer
+    site.save("node-a", four="4")
+    last.close()
+    assert third.fence > lease.fence
+    _, again = site.attempt("node-a")
+    site.bring(again)
+    assert site.has("node-a") == {"two": "2", "three": "3", "four": "4"}
+    assert sorted(one.name for one in (site.here("node-a").parent).iterdir()) == [
+        "checkpoints",
+        "sent.json",
+    ]
+
+
+def test_only_what_the_last_two_have_stays_there(site: Site) -> None:
+    _, keeping = site.attempt("node-a")
+    for number in range(4):
+        site.save("node-a", saved=str(number))
+        before = site.index.of(site.job)
+        keeping.saved()
+        wait_until(lambda b=before: site.index.of(site.job) != b, timeout=30, what="it to be sent")
+    assert len(site.stored()) == 4, "two lists and two files"
+    finish(site.records, keeping._lease)
+    keeping.drop()
+    wait_until(lambda: not site.stored(), timeout=30, what="it to be removed")
+    wait_until(lambda: not site.index.store_of(site.job), timeout=30, what="it to be forgotten")
+
+
+@pytest.mark.parametrize("harm", ["shorter", "other", "gone", "list", "link"])
+def test_what_is_not_what_was_sent_is_not_used(site: Site, harm: str) -> None:
+    _, keeping = site.attempt("node-a")
+    site.save("node-a", saved="x" * 1000)
+    keeping.last()
+    sent = site.index.of(site.job)
+    assert sent is not None
+    [name] = site.stored() - {sent.sha256}
+    place = site.folder / site.job
+    match harm:
+        case "shorter":
+            os.truncate(place / name, 999)
+        case "other":
+            (place / name).write_text("y" * 1000)
+        case "gone":
+            (place / name).unlink()
+        case "list":
+            (place / sent.sha256).write_text(f'[["../../escaped", 1000, "{name}"]]')
+        case "link":
+            (place / name).unlink()
+            (place / name).symlink_to("/etc/passwd")
+    _, other = site.attempt("node-b")
+    site.bring(other)
+    assert site.has("node-b") == {}
+    assert [one.name for one in site.here("node-b").parent.iterdir()] == ["sent.json"]
+
+
+def test_whoever_has_lost_the_job_names_no_snapshot(site: Site) -> None:
+    _, old = site.attempt("node-a")
+    site.save("node-a", saved="old")
+    old.last()
+    _, stale = site.attempt("node-a")
+    site.save("node-a", saved="stale")
+    _, new = site.attempt("node-b")
+    site.bring(new)
+    site.save("node-b", saved="new")
+    new.last()
+    sent = site.index.of(site.job)
+    stale.last()
+    assert site.index.of(site.job) == sent
+    _, last = site.attempt("node-a")
+    site.bring(last)
+    assert site.has("node-a") == {"saved": "new"}
+
+
+def test_a_store_that_takes_nothing_harms_nobody(site: Site) -> None:
+    (site.tmp_path / "store").write_text("no folder")
+    _, keeping = site.attempt("node-a")
+    site.save("node-a", saved="1")
+    keeping.last()
+    assert site.index.of(site.job) is None
+    assert site.has("node-a") == {"saved": "1"}
+    (site.tmp_path / "store").unlink()
+    _, again = site.attempt("node-a")
+    again.saved()
+    wait_until(lambda: site.index.of(site.job) is not None, timeout=30, what="it to be sent")
+    again.close()
+
+
+def test_what_fails_is_tried_again(site: Site) -> None:
+    (site.tmp_path / "store").write_text("no folder")
+    _, keeping = site.attempt("node-a")
+    site.save("node-a", saved="1")
+    keeping.saved()
+    wait_until(lambda: bool(site.index.store_of(site.job)), timeout=30, what="a first try")
+    (site.tmp_path / "store").unlink()
+    wait_until(lambda: site.index.of(site.job) is not None, timeout=30, what="a second one")
+    keeping.close()
+
+
+def test_the_sweep_removes_what_a_job_left_that_ended_unseen(site: Site) -> None:
+    lease, keeping = site.attempt("node-a")
+    site.save("node-a", saved="1")
+    keeping.last()
+    site.sweep()
+    assert site.stored(), "the job runs"
+    finish(site.records, lease, state=JobState.CANCELLED)
+    elsewhere = SavedCheckpoints(site.policy, "local:///another/store")
+    assert site.index.over(elsewhere.id) == []
+    site.sweep()
+    assert not site.stored()
+    assert site.index.over(site.store.id) == []
+    assert not site.index.store_of(site.job)
