@@ -33,7 +33,8 @@ class Limits:
     nofile: int = 65_536
     """Open files of each process."""
     output_mb: int = 0
-    """Largest single file that it may write, MiB, and the cap of its output directory."""
+    """All files that it has in output and checkpoints together, MiB; about as much is the most that
+    a single file may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -422,6 +422,25 @@ for i in range(4):
     handle.remove()
 
 
+def test_output_without_a_name_is_bounded(places: Places, runtime: NativeRuntime) -> None:
+    made = plan(places, "", Limits(output_mb=2))
+    source = f"""
+import os, time
+held = []
+for i in range(4):
+    held.append(open({str(made.output)!r} + '/x', 'wb'))
+    os.unlink(held[-1].name)
+    held[-1].write(b'x' * (1 << 20))
+    held[-1].flush()
+time.sleep(600)
+"""
+    handle = runtime.start(replace(made, argv=(PYTHON, "-S", "-c", source)), soon())
+    end = hear(handle).exit
+    assert end is not None
+    assert end.cause is StopCause.OUTPUT
+    handle.remove()
+
+
 def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
     source = """
     import json, os, resource
@@ -454,7 +473,7 @@ def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
     # them ignored
     libc = (1 << 32 - 1) | (1 << 33 - 1)
     assert int(seen["ignored"], 16) & ~libc == python_ignores
-    assert (seen["core"], seen["nofile"], seen["fsize"]) == (0, 123, 3 << 20)
+    assert (seen["core"], seen["nofile"], seen["fsize"]) == (0, 123, 4 << 20)
     assert seen["cpus"] == 1
     assert seen["stdin"] == "/dev/null"
     assert seen["oom"] == 500

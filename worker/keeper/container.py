@@ -189,6 +189,9 @@ class ContainerSubject:
         first = procfs.process(self.pid) if self._handle >= 0 else None
         return [first, *procfs.descendants(self.pid)] if first is not None else []
 
+    def pids(self) -> list[int]:
+        return [self.pid, *procfs.below(self.pid)] if self._handle >= 0 else []
+
     def signal(self, number: int) -> None:
         if not self.all_dead:
             self._signals.append(number)

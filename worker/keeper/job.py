@@ -168,7 +168,8 @@ def _limit(spec: Spec) -> None:
     if spec["nofile"]:
         _lower(resource.RLIMIT_NOFILE, spec["nofile"])
     if spec["output_mb"]:
-        _lower(resource.RLIMIT_FSIZE, spec["output_mb"] * _MIB)
+        # one more, so that what is over the cap is seen to be
+        _lower(resource.RLIMIT_FSIZE, (spec["output_mb"] + 1) * _MIB)
     if spec["memory_mb"] and spec["limit_data"]:
         # The watchdog is what enforces memory, by what is resident. This only bounds what one
         # process can take between two looks; it counts what is reserved and never touched (thread

@@ -52,6 +52,7 @@ class Keeper:
             pids=spec["pids"],
             output_mb=spec["output_mb"],
             directories=spec["watched"],
+            confined="container" in spec,
         )
         self._rounds = Rounds(watchdog, now)
         self._watch = Watch()
@@ -150,7 +151,7 @@ class Keeper:
             self._kill("abandoned")
 
     def _keep_limits(self, now: float) -> None:
-        verdicts = [self._rounds.measure(now)]
+        verdicts = [self._rounds.measure(now, self._subject.pids)]
         if not self._subject.all_dead and not self._killing and now >= self._rounds.look_at:
             verdicts.append(self._rounds.look(now, self._subject.members))
             self._pause.doubt()

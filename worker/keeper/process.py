@@ -89,6 +89,9 @@ class ProcessSubject:
     def members(self) -> list[procfs.Process]:
         return self._family.members()
 
+    def pids(self) -> list[int]:
+        return procfs.below(os.getpid())
+
     def signal(self, number: int) -> None:
         if self._status is None:  # not yet waited for: the pid is still the job's
             os.kill(self._job.pid, number)

@@ -87,42 +87,45 @@ def children(pid: int) -> list[int] | None:
     return found
 
 
-def descendants(root: int) -> list[Process]:
-    """Living processes below ``root``, parents first.
+def below(root: int) -> list[int]:
+    """The processes below ``root``, parents first; also those whose first thread is dead.
 
     One pass over a moving target: what forks or is orphaned meanwhile may be missing, so whoever
     must reach all of them repeats it until nothing is left to do.
     """
-    found: list[Process] = []
+    found: list[int] = []
     seen = {root}
     waiting = [root]
     while waiting:
-        below = children(waiting.pop())
-        if below is None:
-            return _descendants_by_parent(root)
-        for pid in below:
-            if pid in seen:
-                continue
-            seen.add(pid)
-            waiting.append(pid)
-            entry = process(pid)
-            if entry is not None and not entry.dead:
-                found.append(entry)
+        near = children(waiting.pop())
+        if near is None:
+            return _below_by_parent(root)
+        for pid in near:
+            if pid not in seen:
+                seen.add(pid)
+                waiting.append(pid)
+                found.append(pid)
     return found
 
 
-def _descendants_by_parent(root: int) -> list[Process]:
-    by_parent: dict[int, list[Process]] = {}
+def descendants(root: int) -> list[Process]:
+    """Living processes `below` ``root``."""
+    found = map(process, below(root))
+    return [entry for entry in found if entry is not None and not entry.dead]
+
+
+def _below_by_parent(root: int) -> list[int]:
+    by_parent: dict[int, list[int]] = {}
     for pid in pids():
         entry = process(pid)
         if entry is not None:
-            by_parent.setdefault(entry.parent, []).append(entry)
-    found: list[Process] = []
+            by_parent.setdefault(entry.parent, []).append(pid)
+    found: list[int] = []
     waiting = [root]
     while waiting:
-        below = by_parent.get(waiting.pop(), [])
-        found.extend(entry for entry in below if not entry.dead)
-        waiting.extend(entry.pid for entry in below)
+        near = by_parent.get(waiting.pop(), [])
+        found.extend(near)
+        waiting.extend(near)
     return found
 
 

@@ -56,6 +56,10 @@ if TYPE_CHECKING:
             """What the watchdog measures."""
             ...
 
+        def pids(self) -> list[int]:
+            """Of all its processes, also of those whose first thread has ended."""
+            ...
+
         def signal(self, number: int) -> None:
             """Signal the main process, if it has not ended."""
             ...

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 
 from worker.keeper import procfs
+from worker.keeper.disk import Disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,37 +13,36 @@ if TYPE_CHECKING:
 
 _MIB = 1 << 20
 _NEAR = 0.8
-MAX_FILES = 100_000
-"""Files and directories in an attempt's output and checkpoints, wherever there is a cap at all."""
-_STEP = 256
 _LOOK_EVERY = 0.5
 _LOOK_SOON = 0.1
 _MEASURE_EVERY = 2.0
 _MEASURE_SHARE = 20
-_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Watchdog:
     """Says which limit is broken: a value of `worker.plan.StopCause`, or None."""
 
     def __init__(
-        self, *, memory_mb: int, pids: int, output_mb: int, directories: list[str]
+        self,
+        *,
+        memory_mb: int,
+        pids: int,
+        output_mb: int,
+        directories: list[str],
+        confined: bool = False,
     ) -> None:
+        """``confined``: see `worker.keeper.disk.Disk`."""
         self._memory = memory_mb * _MIB
         self._pids = pids
-        self._output = output_mb * _MIB
-        self._directories = directories
-        self._walk: Iterator[str | None] | None = None
+        self._disk = Disk(directories, output_mb * _MIB, confined=confined)
+        self._round: Iterator[bool] | None = None
+        self.watches_output = bool(output_mb and directories)
         self.near = False
         """Close enough to a limit that the next look should come soon."""
 
     @property
     def watches_processes(self) -> bool:
         return bool(self._memory or self._pids)
-
-    @property
-    def watches_output(self) -> bool:
-        return bool(self._output and self._directories)
 
     def processes(self, members: list[procfs.Process]) -> str | None:
         threads = sum(entry.threads for entry in members)
@@ -69,45 +67,17 @@ class Watchdog:
             total += entry.rss_bytes if exact is None else exact
         return total
 
-    def output(self) -> tuple[bool, str | None]:
-        """One step of measuring the directories: whether the round is over, what it found."""
-        if self._walk is None:
-            self._walk = self._measure()
-        for verdict in self._walk:
-            return verdict is not None, verdict
-        self._walk = None
+    def output(self, pids: Callable[[], list[int]]) -> tuple[bool, str | None]:
+        """One step of measuring what is written: whether the round is over, what it found.
+
+        ``pids``: asked for all processes of the attempt.
+        """
+        if self._round is None:
+            self._round = self._disk.round(pids)
+        for too_much in self._round:
+            return too_much, "output" if too_much else None
+        self._round = None
         return True, None
-
-    def _measure(self) -> Iterator[str | None]:
-        """Yields None every so often, so that the keeper's loop can go on, or the verdict."""
-        size = count = 0
-        waiting = list(self._directories)
-        while waiting:
-            directory = waiting.pop()
-            try:
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        count += 1
-                        if entry.is_dir(follow_symlinks=False):
-                            waiting.append(entry.path)
-                        else:
-                            size += _size(entry)
-                        if size > self._output or count > MAX_FILES:
-                            yield "output"
-                        if count % _STEP == 0:
-                            yield None
-            except OSError as error:
-                # What cannot be measured (no permission, a path too long) cannot be collected
-                # either, and would be a way round the cap.
-                if error.errno not in _VANISHED:
-                    yield "output"
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat(follow_symlinks=False).st_size
-    except OSError:
-        return 0
 
 
 class Rounds:
@@ -141,12 +111,12 @@ class Rounds:
         self.look_at = now + (_LOOK_SOON if self._watchdog.near else _LOOK_EVERY)
         return verdict
 
-    def measure(self, now: float) -> str | None:
+    def measure(self, now: float, pids: Callable[[], list[int]]) -> str | None:
         """One step of measuring the output, if one is due."""
         if not self._watchdog.watches_output or (not self.measuring and now < self._measure_at):
             return None
         self._measure_began = min(self._measure_began, now)
-        over, verdict = self._watchdog.output()
+        over, verdict = self._watchdog.output(pids)
         if over:
             # never more than a small share of the time, however many files there are
             spent = now - self._measure_began

@@ -29,7 +29,7 @@ _DETAILS: Final = (
     (MEMORY, ("memory",)),
     (PIDS, ("pids",)),
     (CPU, ("cpu",)),
-    ("open files", ("nofile", "core")),
+    ("open files", ("nofile", "core", "fsize")),
 )
 """Each promise, and which findings on the host it rests on."""
 _LOOSENED: Final = {

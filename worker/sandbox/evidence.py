@@ -217,6 +217,7 @@ def _limits(pid: int, host: Mapping[str, Any]) -> list[Finding]:
     names = {
         "core": "Max core file size",
         "nofile": "Max open files",
+        "fsize": "Max file size",
         "nproc": "Max processes",
         "data": "Max data size",
     }

@@ -6,7 +6,7 @@ Every item that the sandbox rests on is asked for by name, also where it is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -124,10 +124,20 @@ def _amounts(limits: Limits, profile: Profile) -> dict[str, Any]:
         "PidsLimit": pids,
         "ShmSize": (limits.shm_size_mb or profiles.SHM_MB_WITHOUT_CAP) * _MIB,
         "Ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile},
+            {"Name": name, "Soft": most, "Hard": most} for name, most in _rlimits(limits, profile)
         ],
     }
+
+
+def _rlimits(limits: Limits, profile: Profile) -> Iterator[tuple[str, int]]:
+    yield "core", 0
+    yield "nofile", limits.nofile
+    if limits.output_mb and limits.memory_mb:
+        # Each regular file counts, also those in memory: none may be larger than all that there is
+        # room for. A mebibyte more, so that what is over the cap is seen to be.
+        shm = limits.shm_size_mb or profiles.SHM_MB_WITHOUT_CAP
+        most = max(limits.output_mb, limits.memory_mb, shm, profile.tmp_mb)
+        yield "fsize", (most + 1) * _MIB
 
 
 def _tmpfs(profile: Profile) -> str:

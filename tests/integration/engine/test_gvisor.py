@@ -90,6 +90,7 @@ def test_the_report_of_a_job_has_each_item(jobs: Jobs) -> None:
     assert (seen["root"], seen["network routes"], seen["writable mounts"]) == ("ro", "", "")
     assert (seen["memory"], seen["cpu"]) == (str(LIMITS.memory_mb << 20), "1.00")
     assert (seen["nofile"], seen["core"]) == (str(LIMITS.nofile), "0")
+    assert seen["fsize"] == str((LIMITS.memory_mb + 1) << 20)
     assert all(one.good for one in (*handle.report.from_engine, *handle.report.from_host))
 
 

@@ -149,6 +149,33 @@ def test_fills_a_directory_of_its_own(jobs: Jobs, where: str) -> None:
     assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.OUTPUT)
 
 
+@pytest.mark.parametrize("shows", [1, 0])
+def test_fills_the_disk_with_files_that_have_no_name(jobs: Jobs, shows: int) -> None:
+    """``shows``: whether it lets processes of its own user see what it has open."""
+    _, end = jobs.run(
+        "import ctypes, os, time\n"
+        f"ctypes.CDLL(None).prctl(4, {shows}, 0, 0, 0)\n"
+        "held = []\n"
+        "for _ in range(4):\n"
+        "    held.append(open('/job/checkpoints/x', 'wb'))\n"
+        "    os.unlink('/job/checkpoints/x')\n"
+        "    for _ in range(8): held[-1].write(b'x' * (1 << 20))\n"
+        "    held[-1].flush()\n"
+        "time.sleep(600)"
+    )
+    assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.OUTPUT)
+
+
+def test_a_file_larger_than_there_is_room_for(jobs: Jobs) -> None:
+    heard, _ = jobs.run(
+        "import os\n" + REFUSED + "for at in ('/job/output', '/tmp', '/dev/shm'):\n"
+        "    refused(at, lambda: open(at + '/x', 'wb').truncate(1 << 40))\n"
+        "refused('memory', lambda: os.truncate(os.memfd_create('x'), 1 << 40))"
+    )
+    assert b"DONE" not in heard.out
+    assert heard.out.count(b"refused") == 4
+
+
 def test_a_hundred_thousand_files(jobs_of_the_hosts_kernel: Jobs) -> None:
     jobs = jobs_of_the_hosts_kernel
     _, end = jobs.run(

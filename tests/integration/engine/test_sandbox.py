@@ -58,7 +58,8 @@ def test_docker_inspect_shows_every_item(jobs: Jobs, raw: docker.APIClient) -> N
     host = seen["HostConfig"]
     assert {key: host[key] for key in WANTED} == WANTED
     limits = {one["Name"]: one["Hard"] for one in host["Ulimits"]}
-    assert limits == {"core": 0, "nofile": LIMITS.nofile}
+    largest = (LIMITS.memory_mb + 1) << 20
+    assert limits == {"core": 0, "nofile": LIMITS.nofile, "fsize": largest}
     assert seen["Config"]["User"] == "1000:1000"
     assert seen["Config"]["Healthcheck"] == {"Test": ["NONE"]}
     mounts = {(one["Destination"], one["RW"], one["Propagation"]) for one in seen["Mounts"]}

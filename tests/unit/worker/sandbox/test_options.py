@@ -207,3 +207,22 @@ def test_loosening_changes_one_item(loosened: str, item: str, value: object) -> 
 def test_jobs_never_run_as_root() -> None:
     assert user_for(0, 0) == (1000, 1000)
     assert user_for(1234, 99) == (1234, 99)
+
+
+@pytest.mark.parametrize(
+    ("limits", "mebibytes"),
+    [
+        (Limits(output_mb=2048, memory_mb=512), 2049),
+        (Limits(output_mb=16, memory_mb=4096), 4097),
+        (Limits(output_mb=16, memory_mb=128, shm_size_mb=2048), 2049),
+        (Limits(output_mb=16, memory_mb=128), 1025),  # of /tmp
+        (Limits(output_mb=0, memory_mb=128), None),
+        (Limits(output_mb=16, memory_mb=0), None),  # a file in memory may have all of it
+    ],
+)
+def test_no_file_may_be_larger_than_there_is_room_for(
+    limits: Limits, mebibytes: int | None
+) -> None:
+    found = asked(limits=limits)["HostConfig"]["Ulimits"]
+    sizes = [(one["Soft"], one["Hard"]) for one in found if one["Name"] == "fsize"]
+    assert sizes == ([] if mebibytes is None else [(mebibytes << 20,) * 2])

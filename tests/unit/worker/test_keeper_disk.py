@@ -1,0 +1,301 @@
+"""What an attempt's files take on the disk, as its keeper measures it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from worker.keeper import disk, prctl, procfs
+from worker.keeper.disk import Disk
+
+pytestmark = pytest.mark.unit
+
+_MIB = 1 << 20
+_KEEP_SIZE = 1
+
+
+def too_much(one: Disk, *pids: int) -> bool:
+    return any(one.round(lambda: list(pids)))
+
+
+def of(directory: Path, *, confined: bool = True) -> Disk:
+    """With a cap of a mebibyte."""
+    return Disk([str(directory)], _MIB, confined=confined)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    made = tmp_path / "place"
+    made.mkdir()
+    return made
+
+
+class TestNamed:
+    def test_counts_files_below(self, place: Path) -> None:
+        (place / "a" / "b").mkdir(parents=True)
+        (place / "a" / "b" / "big").write_bytes(bytes(_MIB))
+        assert not too_much(of(place))
+        (place / "one").write_bytes(b"x")
+        assert too_much(of(place))
+
+    def test_does_not_follow_links(self, place: Path) -> None:
+        inside = place / "inside"
+        inside.mkdir()
+        (place / "big").write_bytes(bytes(2 * _MIB))
+        (inside / "file").symlink_to(place / "big")
+        (inside / "directory").symlink_to(place)
+        assert not too_much(of(inside))
+
+    def test_a_missing_directory_is_empty(self, place: Path) -> None:
+        assert not too_much(of(place / "none"))
+
+    def test_too_many_files(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(disk, "MAX_FILES", 10)
+        for i in range(10):
+            (place / str(i)).touch()
+        assert not too_much(of(place))
+        (place / "more").mkdir()
+        assert too_much(of(place))
+
+    def test_what_is_too_deep_to_be_looked_at_is_too_much(self, place: Path) -> None:
+        deep = place
+        for _ in range(63):
+            deep /= "d"
+        deep.mkdir(parents=True)
+        before = _open_now()
+        assert not too_much(of(place))
+        (deep / "d").mkdir()
+        assert too_much(of(place))
+        assert _open_now() == before
+
+    def test_room_that_is_reserved_beyond_the_end_counts(self, place: Path) -> None:
+        with (place / "small").open("wb") as file:
+            reserve(file.fileno(), 4 * _MIB)
+            assert (place / "small").stat().st_size == 0
+            assert too_much(of(place))
+
+    def test_a_sparse_file_counts_with_what_it_claims(self, place: Path) -> None:
+        with (place / "sparse").open("wb") as file:
+            file.truncate(1 << 40)
+        assert too_much(of(place))
+
+
+def test_a_directory_that_becomes_a_link_meanwhile_is_not_followed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its being found and its being opened, which is the whole of the race."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "big").write_bytes(bytes(2 * _MIB))
+    (place / "swapped").mkdir()
+
+    def swap() -> None:
+        (place / "swapped").rmdir()
+        (place / "swapped").symlink_to(outside)
+
+    _before_it_is_opened(monkeypatch, "swapped", swap)
+    assert not too_much(of(place))
+    assert (place / "swapped").is_symlink()
+
+
+def test_a_parent_that_becomes_a_link_meanwhile_leads_nowhere_else(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "below").mkdir(parents=True)
+    (outside / "below" / "big").write_bytes(bytes(2 * _MIB))
+    (place / "parent" / "below").mkdir(parents=True)
+
+    def swap() -> None:
+        (place / "parent").rename(place / "aside")
+        (place / "parent").symlink_to(outside)
+
+    _before_it_is_opened(monkeypatch, "below", swap)
+    assert not too_much(of(place))
+    assert (place / "parent").is_symlink()
+
+
+class TestNameless:
+    def test_counts_while_it_is_open(self, place: Path) -> None:
+        with nameless(place, 2 * _MIB):
+            assert not too_much(of(place))
+            assert too_much(of(place), os.getpid())
+        assert not too_much(of(place), os.getpid())
+
+    def test_adds_up_with_what_has_a_name_and_counts_once(self, place: Path) -> None:
+        (place / "named").write_bytes(bytes(_MIB // 2))
+        with nameless(place, _MIB // 2) as file:
+            copy = os.dup(file.fileno())
+            assert not too_much(of(place), os.getpid(), os.getpid())
+            (place / "more").write_bytes(b"x")
+            assert too_much(of(place), os.getpid())
+            os.close(copy)
+
+    def test_one_that_has_another_name_yet_counts_by_that(self, place: Path) -> None:
+        with (place / "one").open("wb") as file:
+            file.write(bytes(_MIB * 3 // 4))
+            (place / "other").hardlink_to(place / "one")
+            (place / "one").unlink()
+            assert not too_much(of(place), os.getpid())
+
+    def test_what_lies_elsewhere_does_not_count(self, place: Path) -> None:
+        fd = os.memfd_create("elsewhere")
+        os.truncate(fd, 2 * _MIB)
+        assert not too_much(of(place), os.getpid())
+        os.close(fd)
+
+    def test_one_that_another_process_holds(self, place: Path) -> None:
+        source = (
+            "import os, sys; f = open(sys.argv[1] + '/f', 'wb'); f.truncate(2 << 20)\n"
+            "os.unlink(f.name); print('up', flush=True); sys.stdin.read()"
+        )
+        with running(source, str(place)) as job:
+            assert job.pid in procfs.below(os.getpid())
+            assert too_much(of(place), *procfs.below(os.getpid()))
+        assert not too_much(of(place), *procfs.below(os.getpid()))
+
+    def test_one_that_only_a_thread_with_files_of_its_own_holds(self, place: Path) -> None:
+        opened, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            assert ctypes.CDLL(None).unshare(0x400) == 0  # CLONE_FILES
+            with nameless(place, 2 * _MIB):
+                opened.set()
+                done.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert opened.wait(10)
+        assert not prctl.share_files(os.getpid(), thread.native_id or 0)
+        assert too_much(of(place), os.getpid())
+        done.set()
+        thread.join()
+
+    def test_one_of_a_process_whose_first_thread_has_ended(self, place: Path) -> None:
+        source = (
+            "import ctypes, os, sys, threading\n"
+            "f = open(sys.argv[1] + '/f', 'wb'); f.truncate(2 << 20); os.unlink(f.name)\n"
+            "main = threading.main_thread().native_id\n"
+            "def go_on():\n"
+            "    status = f'/proc/self/task/{main}/stat'\n"
+            "    while ') Z' not in open(status).read(): pass\n"
+            "    print('up', flush=True); sys.stdin.read(); os._exit(0)\n"
+            "threading.Thread(target=go_on).start()\n"
+            "ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)"
+        )
+        with running(source, str(place)) as job:
+            entry = procfs.process(job.pid)
+            assert entry is not None
+            assert entry.dead
+            assert too_much(of(place), *procfs.below(os.getpid()))
+
+    def test_too_many_open_files_to_look_at(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(disk, "MAX_DESCRIPTORS", 2)
+        assert too_much(of(place), os.getpid())
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="runs processes as another user")
+    @pytest.mark.parametrize("confined", [True, False])
+    def test_one_that_hides_its_files_for_long(self, confined: bool) -> None:
+        """From an ordinary user, with whose number it runs and whom it lets see nothing."""
+        with as_another_user(lambda: b"hidden", stays=True) as (pid, said):
+            assert said == b"hidden"
+            one = of(Path("/none"), confined=confined)
+            look = partial(_three_rounds, one, pid)
+            with as_another_user(look) as (_, seen):
+                assert seen.decode() == f"[False, False, {confined}]"
+
+
+def _before_it_is_opened(
+    monkeypatch: pytest.MonkeyPatch, name: str, do: Callable[[], object]
+) -> None:
+    """``do`` just before the directory ``name`` is opened, by whichever call."""
+    done: list[str] = []
+
+    def wrapped(real: Any) -> Any:
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if not done and isinstance(path, str) and Path(path).name == name:
+                done.append(name)
+                do()
+            return real(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "open", wrapped(os.open))
+    monkeypatch.setattr(os, "scandir", wrapped(os.scandir))
+
+
+def _three_rounds(one: Disk, pid: int) -> bytes:
+    return repr([too_much(one, pid) for _ in range(3)]).encode()
+
+
+def _open_now() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def reserve(fd: int, size: int) -> None:
+    """Room on the disk, without the file's becoming larger."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.fallocate(fd, _KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size))
+    if done != 0:
+        pytest.skip(f"this file system reserves nothing: {os.strerror(ctypes.get_errno())}")
+
+
+@contextmanager
+def nameless(place: Path, size: int) -> Iterator[IO[bytes]]:
+    """An open file that has no name any more."""
+    with (place / "nameless").open("wb") as file:
+        file.truncate(size)
+        (place / "nameless").unlink()
+        yield file
+
+
+@contextmanager
+def running(source: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python program that says "up", and ends when nobody writes to it any more."""
+    command = [sys.executable, "-S", "-c", source, *argv]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield process
+        process.communicate()
+
+
+@contextmanager
+def as_another_user(do: Callable[[], bytes], *, stays: bool = False) -> Iterator[tuple[int, bytes]]:
+    """A process that has become another user, so that the kernel shows its files to root alone:
+    its pid, and what ``do`` says in it. ``stays``: until the end, else it has ended."""
+    said, says = os.pipe()
+    stay, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(go)
+            os.setgroups([])
+            os.setgid(1001)
+            os.setuid(1001)
+            os.write(says, do())
+            os.close(says)
+            os.read(stay, 1)
+        finally:
+            os._exit(0)
+    os.close(says)
+    os.close(stay)
+    if not stays:
+        os.close(go)
+    with os.fdopen(said, "rb") as reader:
+        yield pid, reader.read()
+    if stays:
+        os.close(go)
+    os.waitpid(pid, 0)
