@@ -1,8 +1,8 @@
 """Says by its exit code whether what listens on a port of this container is well.
 
-healthy.py: a node; its metrics say whether it takes jobs. One that was cordoned, or that drains, is
-well too. healthy.py PORT: a web server, asked for /healthcheck. Nothing but sockets is imported,
-since this runs every few seconds.
+healthy.py: a node, asked for /health: one that was cordoned, or that drains, is well too.
+healthy.py PORT: a web server, asked for /healthcheck. Nothing but sockets is imported, since this
+runs every few seconds.
 """
 
 import os
@@ -20,19 +20,11 @@ def page(port: int, path: str) -> str:
     return said.decode(errors="replace")
 
 
-def takes_jobs(metrics: str) -> bool:
-    lines = [line.rpartition(" ") for line in metrics.splitlines() if line.startswith("cyxwiz_")]
-    values = {name: float(value) for name, _, value in lines}
-    works = any(
-        value > 0 and name.startswith("cyxwiz_slots{") and f'state="{state}"' in name
-        for name, value in values.items()
-        for state in ("ready", "draining")
-    )
-    return values.get("cyxwiz_redis_up") == 1 and (works or values.get("cyxwiz_cordoned") == 1)
-
-
 if len(sys.argv) > 1:
-    well = " 200 " in page(int(sys.argv[1]), "/healthcheck").partition("\r\n")[0]
+    said = page(int(sys.argv[1]), "/healthcheck")
 else:
-    well = takes_jobs(page(int(os.environ.get("CYXWIZ_METRICS__PORT", "9781")), "/metrics"))
+    said = page(int(os.environ.get("CYXWIZ_METRICS__PORT", "9781")), "/health")
+head, _, body = said.partition("\r\n\r\n")
+well = " 200 " in head.partition("\r\n")[0]
+sys.stdout.write("" if well else body)  # `docker inspect` shows it
 sys.exit(0 if well else 1)

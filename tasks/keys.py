@@ -158,6 +158,16 @@ class Keys:
         """Hash: what a node's metrics are made of."""
         return f"{self.prefix}counts:{node}"
 
+    @property
+    def cluster_counts(self) -> str:
+        """String: counts of the whole cluster, for nodes' metrics (JSON). No node is named so."""
+        return f"{self.prefix}counts:-cluster"
+
+    @property
+    def cluster_counts_reader(self) -> str:
+        """String: one of the nodes is about to read them anew."""
+        return f"{self.prefix}counts:-reader"
+
     def exec(self, token: str) -> str:
         """Stream: the output of a command beside a job; lives as long as it is written to."""
         return f"{self.prefix}exec:{token}"

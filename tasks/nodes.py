@@ -109,7 +109,7 @@ def _view(
             cordon=cordon,
             slots=_slots((), holds),
         )
-    record, problem = _record(text)
+    record, problem = parse_record(text)
     labels = record.get("labels")
     return NodeView(
         name=name,
@@ -127,7 +127,7 @@ def _view(
     )
 
 
-def _record(text: str) -> tuple[dict[str, Any], str]:
+def parse_record(text: str) -> tuple[dict[str, Any], str]:
     """What a node says, as far as it can be understood; and what is wrong with it."""
     try:
         found = json.loads(text)

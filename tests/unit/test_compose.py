@@ -138,18 +138,3 @@ def test_systemd_understands_the_unit_which_leaves_jobs_running_at_a_stop(tmp_pa
     here.write_text(re.sub(r"^User=.*", "User=root", text, flags=re.MULTILINE))
     done = subprocess.run([tool, "verify", str(here)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
-
-
-def test_a_node_is_well_when_it_takes_jobs_or_was_told_not_to() -> None:
-    source = (compose.FILES / "healthy.py").read_text().partition("if len(sys.argv)")[0]
-    names: dict[str, Any] = {}
-    exec(compile(source, "healthy.py", "exec"), names)
-    ready = 'cyxwiz_slots{kind="cpu",state="ready"} 2.0'
-    for page, well in (
-        (f"# HELP\ncyxwiz_redis_up 1.0\n{ready}\n", True),
-        (f"cyxwiz_redis_up 0.0\n{ready}\n", False),
-        ('cyxwiz_redis_up 1.0\ncyxwiz_slots{kind="cpu",state="starting"} 2.0\n', False),
-        ("cyxwiz_redis_up 1.0\ncyxwiz_cordoned 1.0\n", True),
-        ("", False),
-    ):
-        assert names["takes_jobs"](page) is well, page

@@ -39,7 +39,16 @@ class Indexing:
             raise
         if done:
             self._pass, self._next = None, now + AGAIN_S
-            self._records.client.set(self._records.keys.indexed, 1, ex=_HOLDS_S)
+            self._done()
+
+    def whole(self) -> None:
+        """All of it, at once. Raises redis.RedisError."""
+        for _ in self._parts():
+            pass
+        self._done()
+
+    def _done(self) -> None:
+        self._records.client.set(self._records.keys.indexed, 1, ex=_HOLDS_S)
 
     def _parts(self) -> Iterator[None]:
         for state in JobState:

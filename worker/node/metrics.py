@@ -17,7 +17,10 @@ from tasks.cluster import Cluster
 from tasks.counts import Counts, Histogram, parse, read_counts
 from tasks.nodes import NodeView
 from tasks.settings import Settings
+from worker.node import cluster_counts
+from worker.node.health import illness
 from worker.node.log import event
+from worker.node.page_server import PageServer
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from worker.sections import MetricsSection
 
 _OURS: Final = "cyxwiz"
-QUEUES: Final = 200
-"""At most so many queues have metrics of their own: classes, then nodes' own."""
 
 
 class Metrics:
@@ -36,7 +37,7 @@ class Metrics:
         self._section = section
         self._settings = settings
         self._node = node
-        self._served: tuple[Any, Any] | None = None
+        self._served: PageServer | None = None
         self._client: redis.Redis | None = None
 
     def start(self) -> None:
@@ -44,28 +45,32 @@ class Metrics:
         if not self._section.enabled:
             return
         # 2 MB of an agent's memory: only where they are wanted
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry, make_wsgi_app
 
-        self._client = self._settings.connect(timeout=2.0)
+        client, keys = self._settings.connect(timeout=2.0), self._settings.keys
+        self._client = client
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Collector(Cluster(self._client, self._settings.keys), self._node))
+        registry.register(Collector(Cluster(client, keys), self._node))
         address, port = self._section.address, self._section.port
         try:
-            self._served = start_http_server(port, address, registry)
+            self._served = PageServer(
+                address,
+                port,
+                metrics=make_wsgi_app(registry),
+                health=lambda: illness(client, keys, self._node),
+            )
         except OSError as error:
             why = error.strerror or str(error)
             event("metrics.unserved", level=logging.WARNING, address=address, port=port, error=why)
             return
+        self._served.start()
         event("metrics.served", address=address, port=port)
 
     def stop(self) -> None:
         """Safe to call twice."""
         if self._served is not None:
-            server, thread = self._served
+            self._served.stop()
             self._served = None
-            server.shutdown()
-            server.server_close()
-            thread.join()
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -174,18 +179,18 @@ def device_metrics(view: NodeView) -> Iterator[Metric]:
 
 def cluster_metrics(cluster: Cluster) -> Iterator[Metric]:
     """What every node says alike: take the maximum over them. Raises redis.RedisError."""
+    found = cluster_counts.read(cluster)
     jobs = _gauges("cluster_jobs", "Jobs of the cluster by state.", "state")
-    for state, number in cluster.states().items():
-        if not state.terminal:  # how many ended ones there are depends on how long they are kept
-            jobs.add_metric([str(state)], number)
+    for state, number in found.jobs:
+        jobs.add_metric([state], number)
     yield jobs
     waiting = _gauges("cluster_queue_jobs", "Jobs that wait in a queue.", "queue")
     oldest = _gauges("cluster_queue_oldest_seconds", "How long the oldest of them waits.", "queue")
     servers = _gauges("cluster_queue_nodes", "Live nodes that read the queue.", "queue")
-    for queue in cluster.queues(limit=QUEUES).items:
+    for queue in found.queues:
         waiting.add_metric([queue.name], queue.waiting)
         oldest.add_metric([queue.name], queue.oldest_seconds)
-        servers.add_metric([queue.name], queue.servers)
+        servers.add_metric([queue.name], queue.nodes)
     yield from (waiting, oldest, servers)
 
 

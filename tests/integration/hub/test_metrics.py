@@ -7,25 +7,33 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tasks.cluster import Cluster
 from tasks.events import Succeeded
+from tasks.record import Records
+from tasks.settings import Settings
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, run_out, submit
 from tests.support.fleet import cpu_offer, gpu_offer, node
 from tests.support.metrics import scraped, values
-from tests.support.redis_server import free_port
-from worker.node.metrics import Metrics
+from tests.support.redis_server import RedisServer, free_port
+from worker.node.cluster_counts import FRESH_MS
+from worker.node.metrics import Metrics, cluster_metrics
 from worker.node.registry import GpuEntry
 from worker.sections import MetricsSection
 
 pytestmark = pytest.mark.integration
 
 DASHBOARD = Path(__file__).parents[3] / "compose" / "grafana-dashboard.json"
+HEALTHY = Path(__file__).parents[3] / "compose" / "healthy.py"
 Serve = Callable[..., Metrics]
 
 
@@ -120,3 +128,81 @@ def test_nothing_is_known_of_a_node_that_has_just_come(hub: Hub, serve: Serve) -
     found = values(port)
     assert found["cyxwiz_attempts_begun_total"] == 0
     assert not any(name.startswith("cyxwiz_node_info") for name in found)
+
+
+def test_the_clusters_counts_are_read_by_one_node_for_all(
+    hub: Hub, records: Records, cluster: Cluster
+) -> None:
+    for device in ("cpu", "cuda", "any"):
+        submit(records, required_device=device)
+    keys, client = hub.keys, hub.client
+
+    def commands() -> int:
+        said: Any = client.info("stats")
+        return int(said["total_commands_processed"])
+
+    def shown() -> tuple[int, int]:
+        """How many jobs wait by a scrape, and how many commands that took."""
+        before = commands()
+        jobs, *_ = cluster_metrics(cluster)
+        after = commands()
+        (queued,) = (one.value for one in jobs.samples if one.labels["state"] == "queued")
+        return int(queued), after - before
+
+    assert shown()[0] == 3
+    submit(records)
+    assert shown() == (3, 3), "what another node has read (and the command that counts)"
+    client.pexpire(keys.cluster_counts, 60_000 - FRESH_MS)
+    client.set(keys.cluster_counts_reader, 1)
+    assert shown()[0] == 3, "while another one reads them anew"
+    client.delete(keys.cluster_counts_reader)
+    assert shown()[0] == 4
+    assert client.pttl(keys.cluster_counts) > 60_000 - FRESH_MS
+    assert 0 < client.pttl(keys.cluster_counts_reader) <= 2_000
+    client.set(keys.cluster_counts, '{"of": "a later version"}', px=60_000)
+    assert shown()[0] == 4
+
+
+def health(port: int) -> tuple[int, str]:
+    """As a container's health check asks; its exit code, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(HEALTHY)],
+        env={"CYXWIZ_METRICS__PORT": str(port)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.strip()
+
+
+def test_a_node_is_well_when_it_takes_jobs_or_was_told_not_to(hub: Hub, serve: Serve) -> None:
+    serve(port := free_port())
+    assert health(port) == (1, "Redis has no heartbeat of node node-a")
+    made = node(hub.client, hub.keys, "node-a", cpu_offer(), cpu_offer())
+    assert health(port) == (0, "")
+
+    def beat(state: str) -> None:
+        slots = tuple(replace(one, state=state) for one in made.record.slots)
+        made.registry.beat(replace(made.record, slots=slots))
+
+    beat("starting")
+    assert health(port) == (1, "none of its 2 slots takes jobs")
+    Cluster(hub.client, hub.keys).cordon("node-a")
+    assert health(port) == (0, "")
+    Cluster(hub.client, hub.keys).uncordon("node-a")
+    beat("draining")
+    assert health(port) == (0, "")
+    hub.client.hset(hub.keys.node("node-a"), "record", '{"slots": 7}')
+    assert health(port) == (1, "none of its 0 slots takes jobs")
+
+
+def test_a_node_whose_redis_is_away_is_not_well() -> None:
+    with RedisServer() as server:
+        port = free_port()
+        away = Metrics(MetricsSection(port=port), Settings(redis_url=server.url), "node-a")
+        away.start()
+    try:
+        code, said = health(port)
+    finally:
+        away.stop()
+    assert (code, said.partition(":")[0]) == (1, "Redis does not answer")

@@ -76,6 +76,7 @@ def test_every_key_is_on_the_page() -> None:
         keys.orders("NODE"), keys.line("QUEUE"), keys.usage("DAY"), keys.usage_users("DAY"),
         keys.unacked, keys.unacked_index, keys.message_list("QUEUE", 0),
         keys.nonce("NONCE"), keys.put_aside, keys.reaper_seen, keys.exec("TOKEN"),
+        keys.cluster_counts, keys.cluster_counts_reader,
     }  # fmt: skip
     methods = [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]
     assert len(made) == len(methods)
