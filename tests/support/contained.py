@@ -68,12 +68,13 @@ class Contained:
         found: list[dict[str, Any]] = self.raw.containers(all=True)
         return [one for one in found if str(one["Labels"].get(STATE, "")).startswith(here)]
 
-    def container(self, job: AsyncResult) -> dict[str, Any]:
-        """What the engine says of the job's running container."""
+    def container(self, job: AsyncResult, *, but: str = "") -> dict[str, Any]:
+        """What the engine says of the job's running container. ``but``: the id of one that is not
+        meant."""
 
         def running() -> list[dict[str, Any]]:
             found = [one for one in self.containers() if one["Labels"][JOB] == job.id]
-            return [one for one in found if one["State"] == "running"]
+            return [one for one in found if one["State"] == "running" and one["Id"] != but]
 
         wait_until(running, timeout=30, what=f"a container of {job.id}")
         found: dict[str, Any] = self.raw.inspect_container(running()[0]["Id"])

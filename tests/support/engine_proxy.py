@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import socket
+import struct
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,8 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.nodes import gone
+
 _HEAD_ENDS = b"\r\n\r\n"
 _PIECE = 1 << 16
+_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Request:
     method: str
     path: str
     body: bytes
+    pid: int
+    """Of the process that asks."""
 
     def with_json(self, change: Callable[[Any], None]) -> Request:
         """The same with its body changed in place by ``change``."""
@@ -55,6 +61,32 @@ class Answer:
 
 Rule = Callable[[Request, Callable[[Request], Answer]], Answer]
 """Answers a request, by asking the engine or by itself."""
+
+
+class Held:
+    """One request that waits on its way, or its answer."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        """Of the process that asked."""
+        self._come, self._go = threading.Event(), threading.Event()
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Until it is there."""
+        assert self._come.wait(timeout), f"waited {timeout} s for a request that is to be held"
+
+    def go(self) -> None:
+        """Hold it no longer."""
+        self._go.set()
+
+    def hold(self, request: Request) -> bool:
+        """False: one was held before."""
+        if self._come.is_set():
+            return False
+        self.pid = request.pid
+        self._come.set()
+        self._go.wait()
+        return True
 
 
 class EngineProxy:
@@ -88,6 +120,24 @@ class EngineProxy:
             return Answer(500, b'{"message": "it hung"}')
 
         self.rule(pattern, never)
+
+    def holds(self, pattern: str, *, answered: bool) -> Held:
+        """The first such request waits until it may go. ``answered``: the engine has heard of it,
+        and it is the answer that waits; else it reaches the engine only where whoever asked lives
+        by then."""
+        held = Held()
+
+        def rule(request: Request, ask: Callable[[Request], Answer]) -> Answer:
+            if answered:
+                answer = ask(request)
+                held.hold(request)
+                return answer
+            if held.hold(request) and gone(request.pid):
+                return Answer(500, b'{"message": "whoever asked is dead"}')
+            return ask(request)
+
+        self.rule(pattern, rule)
+        return held
 
     def honest(self) -> None:
         """Nothing is changed any more."""
@@ -141,7 +191,9 @@ class EngineProxy:
         length = next((int(h[15:]) for h in headers if h.lower().startswith("content-length:")), 0)
         while len(body) < length:
             body += client.recv(_PIECE)
-        answer = rule(Request(method, path, body), self._ask)
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid = _CREDENTIALS.unpack(credentials)[0]
+        answer = rule(Request(method, path, body, pid), self._ask)
         client.sendall(
             f"HTTP/1.1 {answer.status} X\r\nServer: {answer.server}\r\n"
             f"Api-Version: {answer.api}\r\n"

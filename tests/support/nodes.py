@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -146,6 +147,17 @@ def serving(state_dir: Path) -> list[int]:
         environ = procfs.read_bytes(f"/proc/{pid}/environ") or b""
         if marker in environ.split(b"\0") and not gone(pid):
             found.append(pid)
+    return found
+
+
+def holders(directory: Path) -> list[str]:
+    """Processes but this one that have a file beneath it open: each with its name."""
+    found = []
+    for pid in procfs.pids():
+        with contextlib.suppress(OSError):  # it has ended
+            opened = [fd.readlink() for fd in Path(f"/proc/{pid}/fd").iterdir()]
+            if pid != os.getpid() and any(one.is_relative_to(directory) for one in opened):
+                found.append(f"{pid} {Path(f'/proc/{pid}/comm').read_text().strip()}")
     return found
 
 

@@ -7,11 +7,18 @@ from collections.abc import Callable
 
 
 def wait_until(
-    predicate: Callable[[], object], *, timeout: float = 10.0, what: str = "the condition"
+    predicate: Callable[[], object],
+    *,
+    timeout: float = 10.0,
+    what: str | Callable[[], str] = "the condition",
 ) -> None:
-    """Return as soon as ``predicate()`` is true; fail after ``timeout`` seconds."""
+    """Return as soon as ``predicate()`` is true; fail after ``timeout`` seconds.
+
+    ``what`` is waited for; where that is a call, as it is by then.
+    """
     until = time.monotonic() + timeout
     while not predicate():
         if time.monotonic() > until:
-            raise AssertionError(f"waited {timeout} s for: {what}")
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {timeout} s for: {said}")
         time.sleep(0.005)

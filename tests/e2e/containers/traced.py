@@ -33,14 +33,23 @@ with open(place / "trace", "a") as trace:
 
 
 class Traced:
-    """``shared``: storage.checkpoints of the node, where it has any."""
+    """``shared``: storage.checkpoints of the node, where it has any. ``begins``: return once it
+    runs."""
 
-    def __init__(self, node: Contained, shared: Path | None = None, **config: object) -> None:
+    def __init__(
+        self,
+        node: Contained,
+        shared: Path | None = None,
+        *,
+        begins: bool = True,
+        **config: object,
+    ) -> None:
         self._node = node
         self.job: AsyncResult = node.cluster.command(_SCRIPT, **config)
         own = node.node.paths.job(self.job.id) / "checkpoints"
         self.place = own if shared is None else shared / self.job.id
-        self.wait_began(1)
+        if begins:
+            self.wait_began(1)
 
     @property
     def runs(self) -> str:

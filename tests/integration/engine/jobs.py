@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import engine
+from tests.support.nodes import holders
 from tests.support.runtimes import Heard, Places, engine_runtime_in, engine_socket, hear, soon
 from tests.support.waiting import wait_until
+from worker.keeper import procfs
 from worker.plan import ExitStatus, LaunchPlan, Limits
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
@@ -31,6 +33,8 @@ class Jobs:
         self.engine = engine
         self.runtime = self.another(**settings)
         self._started: list[EngineHandle] = []
+        self._first: list[procfs.Process] = []
+        self._secrets: list[Path] = []
 
     def another(self, **settings: Any) -> EngineRuntime:
         """A runtime as a successor would make it, or with other settings."""
@@ -40,6 +44,8 @@ class Jobs:
         """A plan for Python source, which runs without ``site``. ``differs``: of `LaunchPlan`."""
         argv = (engine.PYTHON, "-S", "-u", "-c", source)
         plan = self.places.plan(argv, differs.pop("limits", LIMITS))
+        if (secrets := differs.get("secrets")) is not None:
+            self._secrets.append(secrets.place)
         return replace(plan, **{"image": engine.BASE, "env": {}, **differs})
 
     def start(
@@ -49,6 +55,8 @@ class Jobs:
         assert isinstance(handle, EngineHandle)
         self.places.release()
         self._started.append(handle)
+        first = procfs.process(handle._kept._link.job_pid)
+        self._first += [] if first is None else [first]
         return handle
 
     def run(self, source: str, **differs: Any) -> tuple[Heard, ExitStatus]:
@@ -69,6 +77,29 @@ class Jobs:
         here = str(self.places.state)
         return [one["Names"][0] for one in found if one["Labels"].get(STATE, "").startswith(here)]
 
+    def left(self) -> dict[str, list[str]]:
+        """What there is of any attempt, by kind; {} when there is nothing.
+
+        Keepers, and those who mourn them, have files of the attempt open; all processes of a
+        container die with its first.
+        """
+        mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        running = [procfs.process(one.pid) for one in self._first]
+        found = {
+            "directories": [str(path) for path in self.places.left_behind()],
+            "containers": self.containers(),
+            "leases": [path.name for path in self.places.leases_held()],
+            "holders": holders(self.places.root),
+            "processes": [
+                str(now.pid)
+                for now, then in zip(running, self._first, strict=True)
+                if now is not None and not now.dead and now.start == then.start
+            ],
+            "mounts": [one for one in mounts if one.startswith(f"{self.places.root}/")],
+            "secrets": [str(path) for path in self._secrets if path.exists()],
+        }
+        return {kind: names for kind, names in found.items() if names}
+
     def close(self) -> None:
         for handle in self._started:
             handle.remove()
@@ -82,7 +113,5 @@ def clean_jobs(root: Path, name: str) -> Iterator[Jobs]:
     made = Jobs(root, engine_socket(name), engine=name)
     yield made
     made.close()
-    assert made.places.left_behind() == []
-    assert made.containers() == []
     # who was asked to start a container that did not start lets go of it when it ends
-    wait_until(lambda: not made.places.leases_held(), timeout=15, what="no lease held")
+    wait_until(lambda: not made.left(), timeout=15, what=lambda: f"nothing left: {made.left()}")

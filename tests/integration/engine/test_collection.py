@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.integration.engine.jobs import Jobs
+from tests.integration.engine.jobs import LIMITS, Jobs
 from tests.support.runtimes import hear
 from worker.plan import StopCause
 from worker.store.artifacts import collect
 
 pytestmark = pytest.mark.integration
+
+ANY_SIZE = replace(LIMITS, memory_mb=0)
+"""Where memory has no limit, a single file has none either."""
 
 
 def test_only_what_is_the_jobs_own_is_collected(jobs: Jobs, tmp_path: Path) -> None:
@@ -51,7 +55,8 @@ def test_a_sparse_file_of_a_terabyte_is_what_it_says_it_is(jobs: Jobs) -> None:
     _, end = jobs.run(
         "import os, time\n"
         "with open('/job/output/sparse', 'w') as file: os.truncate(file.fileno(), 1 << 40)\n"
-        "time.sleep(600)"
+        "time.sleep(600)",
+        limits=ANY_SIZE,
     )
     assert (end.signal, end.cause) == (signal.SIGKILL, StopCause.OUTPUT)
 
@@ -59,6 +64,7 @@ def test_a_sparse_file_of_a_terabyte_is_what_it_says_it_is(jobs: Jobs) -> None:
 def test_a_sparse_file_left_at_the_end_is_seen_too(jobs: Jobs) -> None:
     _, end = jobs.run(
         "import os\n"
-        "with open('/job/output/sparse', 'w') as file: os.truncate(file.fileno(), 1 << 40)\n"
+        "with open('/job/output/sparse', 'w') as file: os.truncate(file.fileno(), 1 << 40)\n",
+        limits=ANY_SIZE,
     )
     assert end.cause is StopCause.OUTPUT
