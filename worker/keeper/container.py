@@ -204,6 +204,8 @@ class ContainerSubject:
     def kill(self) -> None:
         self._kill = True
         if self._handle >= 0:
+            if self._freeze or self._frozen:
+                procfs.kill_below(self.pid)  # or they would run between its thaw and its death
             # where this user may, the kernel does it: an engine may be away, or hang
             procfs.send_to(self._handle, 9)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from worker.keeper import engine
+from worker.keeper import engine, procfs
 
 NOTE: Final = "container.json"
 _AGAIN: Final = 0.05
@@ -78,8 +78,17 @@ def end(directory: Path, until: float) -> bool:
         time.sleep(_AGAIN)
 
 
+def _end_what_stands_still(noted: Noted, within: float) -> None:
+    """The engine would thaw it, and kill its first process alone."""
+    seen = engine.call(noted.socket, "GET", f"{noted.url}/json", within=within)
+    state = json.loads(seen.body)["State"] if seen.ok else {}
+    if state.get("Paused") and state.get("Pid"):
+        procfs.kill_below(int(state["Pid"]))
+
+
 def _ended(noted: Noted, within: float) -> bool:
     try:
+        _end_what_stands_still(noted, within)
         if noted.keep:
             engine.call(noted.socket, "POST", f"{noted.url}/kill?signal=9", within=within)
             seen = engine.call(noted.socket, "GET", f"{noted.url}/json", within=within)

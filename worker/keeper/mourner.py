@@ -15,14 +15,14 @@ import select
 import signal
 import time
 
-from worker.keeper import engine, prctl
+from worker.keeper import engine, prctl, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
 _PERSIST: Final = 120.0
-_KILLED_WITHIN: Final = 5.0
+_KILLED_WITHIN: Final = 1.0
 _STARTS_WITHIN: Final = 5.0
 _DISMISSED: Final = b"x"
 _AGAIN: Final = 0.5
@@ -65,19 +65,22 @@ def _mourn(read: int, leases: list[int], socket: str, base: str) -> NoReturn:
             if int(name) not in kept:
                 with contextlib.suppress(OSError):
                     os.close(int(name))
-        first, said = -1, b""
+        pid, first, said = 0, -1, b""
         while _DISMISSED not in said and (said := os.read(read, 64)):
             with contextlib.suppress(OSError, ValueError):  # it has ended already
-                first = os.pidfd_open(int(said))
+                first = os.pidfd_open(pid := int(said))
         if not said:
-            _end(socket, base, first)
+            _end(socket, base, pid, first)
     finally:
         os._exit(0)
 
 
-def _end(socket: str, base: str, first: int) -> None:
-    """``first``: a pidfd of the container's first process, with which all of it dies; or -1."""
+def _end(socket: str, base: str, pid: int, first: int) -> None:
+    """``pid``, ``first``: of the container's first process, with which all of it dies, and its
+    pidfd; or 0 and -1."""
     if first >= 0:
+        if not select.select([first], [], [], 0)[0]:  # it lives, so this is its pid
+            procfs.kill_below(pid)
         with contextlib.suppress(OSError):  # it is dead, or another user's: then the engine's
             signal.pidfd_send_signal(first, signal.SIGKILL)
         if select.select([first], [], [], _KILLED_WITHIN)[0]:

@@ -147,6 +147,17 @@ def send(entry: Process, number: int) -> bool:
     return True
 
 
+def kill_below(root: int) -> None:
+    """SIGKILL to every process below ``root`` that this user may kill, the youngest first.
+
+    Of a container that stands still they die before they can run again: who kills its first
+    process alone has it thawed (version 1 of control groups), and the others run until that
+    process's death reaches them.
+    """
+    for entry in reversed(descendants(root)):
+        send(entry, signal.SIGKILL)
+
+
 def send_to(handle: int, number: int) -> bool:
     """Signal the process behind a pidfd. False: it is gone, or this user may not."""
     try:
