@@ -291,6 +291,7 @@ def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> 
     assert cluster.node.command("node", "stop", "--now") == 0
     assert not cluster.node.job_pids()
     assert cluster.record(job).state is JobState.QUEUED
+    cluster.forget_hand_back(job)
     cluster.node.start()
     talker.go.touch()
     assert job.get(timeout=60)["attempt"] == 1, "a hand-back is no attempt"

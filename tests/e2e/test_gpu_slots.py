@@ -163,6 +163,7 @@ def test_leftovers_of_a_job_keep_its_gpu_from_the_next(
 
     wait_until(turned_away, timeout=30, what="the job is handed back")
     host.idle(0)
+    cluster.forget_hand_back(job)
     assert shown(cluster, job)["CYXWIZ_DEVICES"] == uuid(0)
     told = [one.event for one in cluster.events(job) if isinstance(one.event, Retrying)]
     assert any("no job's: 1" in one.message for one in told)

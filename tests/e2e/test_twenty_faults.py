@@ -198,9 +198,7 @@ def test_15_the_whole_process_group_is_told_to_end(steady: Cluster, tmp_path: Pa
     assert worker is not None
     os.killpg(worker, signal.SIGQUIT)
     steady.wait_state(watched.job, JobState.QUEUED)
-    # what a node has handed back goes to any other for half a minute, and there is none here
-    key = steady.settings.keys.job(watched.job.id)
-    steady.app.records.client.hdel(key, f"avoid:{steady.node.name}")
+    steady.forget_hand_back(watched.job)
     wait_until(lambda: watched.runs.count("began") == 2, timeout=100, what="it to run again")
     result = watched.go()
     assert result["attempt"] == 1, "a hand-back is no attempt"

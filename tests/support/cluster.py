@@ -81,6 +81,12 @@ class Cluster:
         wait_until(there, timeout=timeout, what=f"{job.id} to be {states or 'over'}")
         return self.record(job)
 
+    def forget_hand_back(self, job: AsyncResult) -> None:
+        """As half a minute after this node handed the job back: until then any other one gets it,
+        and there is none."""
+        key = self.settings.keys.job(job.id)
+        self.app.records.client.hdel(key, f"avoid:{self.node.name}")
+
     def owner(self, job: AsyncResult) -> str:
         """Which supervisor holds the job's lease."""
         found = self.app.records.client.hget(self.settings.keys.job(job.id), "owner")

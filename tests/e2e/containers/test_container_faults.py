@@ -128,6 +128,7 @@ def test_a_stop_of_the_node_hands_the_job_back(start_contained: Start) -> None:
     process.wait(60)
     assert node.cluster.record(traced.job).state is JobState.QUEUED
     assert node.containers() == []
+    node.cluster.forget_hand_back(traced.job)
     node.node.start()
     traced.wait_began(2)
     assert traced.go() == "began began ended "
@@ -174,7 +175,7 @@ def test_without_an_engine_a_node_reads_no_queue_and_a_forced_job_comes_to_nothi
     wait_until(lambda: forced.get(job.id).reason == "sandbox_unavailable", what="it is handed back")
     assert forced.get(job.id).state is JobState.QUEUED
     assert "there is no such socket" in forced.get(job.id).message
-    forced.client.hdel(forced.keys.job(job.id), "avoid:node-a")  # as 30 s later
+    node.cluster.forget_hand_back(job)
     node.deliver(job)
     with pytest.raises(JobRejected, match="sandbox_unavailable"):
         job.get(timeout=30)

@@ -78,7 +78,7 @@ def test_a_job_that_needs_a_sandbox_is_never_started_where_memory_is_not_kept(
         what="it is handed back",
     )
     assert "the limit on memory is not kept" in records.get(job.id).message
-    records.client.hdel(records.keys.job(job.id), "avoid:node-a")  # as 30 s later
+    contained.cluster.forget_hand_back(job)
     contained.deliver(job)
     wait_until(lambda: records.get(job.id).state is JobState.REJECTED, timeout=30, what="rejected")
     with pytest.raises(JobRejected, match="memory"):
@@ -105,7 +105,7 @@ def again(contained: Contained, job: AsyncResult) -> bool:
     """Bring a job that was handed back, as 30 s later; whether it ran."""
     records = contained.cluster.app.records
     before = records.get(job.id).fence
-    records.client.hdel(records.keys.job(job.id), "avoid:node-a")
+    contained.cluster.forget_hand_back(job)
     contained.deliver(job)
 
     def settled() -> bool:
