@@ -32,6 +32,7 @@ from benchmarks import report
 from benchmarks.report import Measure, Report
 from tests.integration.engine.jobs import Jobs
 from tests.support import dockerd, engine, podman
+from tests.support.guard import REPO
 from tests.support.runtimes import hear, soon
 from worker.plan import LaunchPlan, Limits
 from worker.runtimes.base import Chunk
@@ -188,7 +189,7 @@ def train_natively(place: Path) -> float:
             (Path(at) / name).mkdir()
         done = subprocess.run(
             [sys.executable, "-m", "worker.runner", f"--job-config={encoded}"],
-            cwd=dockerd.REPO,
+            cwd=REPO,
             env={
                 "PATH": os.defpath,
                 "OMP_NUM_THREADS": "1",

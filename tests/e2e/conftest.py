@@ -39,6 +39,13 @@ def data(shared_cluster: Cluster) -> Path:
     return shared_cluster.node.directory / "data"
 
 
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[RedisServer]:
+    """A Redis of one module's own, for a node that its tests share."""
+    with RedisServer() as server:
+        yield server
+
+
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
     """A Redis of one test's own, to be killed or frozen."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -21,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from tests.support import guard
 from tests.support.waiting import wait_until
 from worker.keeper import engine
 
-REPO = Path(__file__).resolve().parents[2]
 _NO_NETWORK = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
 
 
@@ -201,36 +200,5 @@ class Dockerd:
                 subprocess.run(["umount", "-l", where], check=False, capture_output=True)
 
 
-def tied(directory: Path, pid: int) -> subprocess.Popen[bytes]:
-    """Start a dockerd in ``directory`` that ends, with all it left, when process ``pid`` does."""
-    command = [sys.executable, "-m", "tests.support.dockerd", str(directory), str(pid)]
-    guard = subprocess.Popen(command, cwd=REPO, stdin=subprocess.DEVNULL, start_new_session=True)
-    ready = directory / "ready"
-
-    def up() -> bool:
-        assert guard.poll() is None, "the guard of dockerd ended"
-        return ready.exists()
-
-    wait_until(up, timeout=40, what="the tests' dockerd")
-    return guard
-
-
-def _serve(directory: Path, pid: int) -> None:
-    """The guard: see the module's docstring."""
-    watched = os.pidfd_open(pid)
-    told, tell = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(tell, b"x"))
-    dockerd = Dockerd(directory)
-    try:
-        dockerd.start()
-        (directory / "ready").write_text(json.dumps({"guard": os.getpid()}))
-        select.select([watched, told], [], [])
-    finally:
-        dockerd.close()
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.with_suffix(".lock").unlink(missing_ok=True)
-
-
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    guard.serve(Dockerd)

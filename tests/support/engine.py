@@ -18,6 +18,7 @@ import docker
 import pytest
 
 from tests.support import dockerd
+from tests.support.guard import REPO, tied
 
 BASE = "cyxwiz/local-base:latest"
 EXECUTOR = "cyxwiz/executor:cpu-latest"
@@ -53,7 +54,7 @@ def shared() -> Path:
     with locked(directory.with_suffix(".lock")):
         if not (directory / "ready").exists():
             directory.mkdir(mode=0o700, exist_ok=True)
-            guard = dockerd.tied(directory, main_process())
+            guard = tied("tests.support.dockerd", directory, main_process())
             if main_process() == os.getpid():
                 atexit.register(_end, guard)  # with xdist it sees for itself that pytest ended
             import_base(directory / "docker.sock")
@@ -65,7 +66,7 @@ def import_base(socket: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         tar = Path(place) / "base.tar"
         subprocess.run(
-            [sys.executable, str(dockerd.REPO / "images" / "local_base.py"), str(tar)], check=True
+            [sys.executable, str(REPO / "images" / "local_base.py"), str(tar)], check=True
         )
         client = raw(socket)
         repository, tag = BASE.split(":")
@@ -93,7 +94,7 @@ def build_images(socket: Path, *arguments: str) -> str:
 def run_build(socket: Path, *arguments: str) -> str:
     """``images/build.py`` with the engine at ``socket``; what it said."""
     done = subprocess.run(
-        [sys.executable, str(dockerd.REPO / "images" / "build.py"), *arguments],
+        [sys.executable, str(REPO / "images" / "build.py"), *arguments],
         env={**os.environ, "DOCKER_HOST": f"unix://{socket}"},
         capture_output=True,
         text=True,

@@ -13,9 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import getpass
-import json
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -28,10 +26,10 @@ from typing import Self
 import pytest
 
 from tests.support import engine as docker_engine
+from tests.support import guard
 from tests.support.waiting import wait_until
 from worker.keeper import engine
 
-REPO = Path(__file__).resolve().parents[2]
 BASE, PYTHON = docker_engine.BASE, docker_engine.PYTHON
 _STORAGE = """\
 [storage]
@@ -209,9 +207,9 @@ def _start() -> Path:
         if not _ready():
             directory.mkdir(mode=0o700, exist_ok=True)
             main = docker_engine.main_process()
-            guard = tied(directory, main)
+            held = guard.tied("tests.support.podman", directory, main)
             if main == os.getpid():
-                atexit.register(_end, guard)  # with xdist it sees for itself that pytest ended
+                atexit.register(_end, held)  # with xdist it sees for itself that pytest ended
             docker_engine.import_base(socket)
             (directory / "imported").touch()
     return socket
@@ -221,44 +219,14 @@ def _ready() -> bool:
     return (_directory() / "imported").exists()
 
 
-def tied(directory: Path, pid: int) -> subprocess.Popen[bytes]:
-    """Start a Podman in ``directory`` that ends, with all it left, when process ``pid`` does."""
-    command = [sys.executable, "-m", "tests.support.podman", str(directory), str(pid)]
-    guard = subprocess.Popen(command, cwd=REPO, stdin=subprocess.DEVNULL, start_new_session=True)
-
-    def up() -> bool:
-        assert guard.poll() is None, "the guard of podman ended"
-        return (directory / "ready").exists()
-
-    wait_until(up, timeout=40, what="the tests' podman")
-    return guard
-
-
 def _directory() -> Path:
     return docker_engine.run_directory("cyx-podman")
 
 
-def _end(guard: subprocess.Popen[bytes]) -> None:
-    guard.terminate()
-    guard.wait(timeout=60)
-
-
-def _serve(directory: Path, pid: int) -> None:
-    """The guard: see the module's docstring."""
-    watched = os.pidfd_open(pid)
-    told, tell = os.pipe()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(tell, b"x"))
-    podman = Podman(directory)
-    try:
-        podman.start()
-        (directory / "ready").write_text(json.dumps({"guard": os.getpid()}))
-        select.select([watched, told], [], [])
-    finally:
-        podman.close()
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.with_suffix(".lock").unlink(missing_ok=True)
+def _end(held: subprocess.Popen[bytes]) -> None:
+    held.terminate()
+    held.wait(timeout=60)
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), int(sys.argv[2]))
+    guard.serve(Podman)

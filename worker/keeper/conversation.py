@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import socket
 import struct
 from collections import deque
 
-from worker.keeper import protocol
+from worker.keeper import descriptors, protocol
 from worker.keeper.spool import Spool
 
 TYPE_CHECKING = False
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 SOCKET_NAME: Final = "keeper.sock"
-_RIGHTS = socket.CMSG_SPACE(protocol.BESIDE_FDS * array.array("i").itemsize)
+_RIGHTS = descriptors.space(protocol.BESIDE_FDS)
 
 
 def listen(directory: str) -> socket.socket:
@@ -124,7 +123,7 @@ class Conversation:
             frame, ancillary, _, _ = self._connection.recvmsg(
                 protocol.FRAME_BYTES, _RIGHTS, socket.MSG_CMSG_CLOEXEC
             )
-            self.came_along = _descriptors(ancillary) if ancillary else []
+            self.came_along = descriptors.that_came(ancillary) if ancillary else []
             return frame
         except BlockingIOError:
             return None
@@ -165,11 +164,3 @@ class Conversation:
             self._farewell_sent = True
             return True
         return False
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return list(found)

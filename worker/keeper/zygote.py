@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import json
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tasks.errors import PlatformError, RuntimeUnavailable
-from worker.keeper import protocol
+from worker.keeper import descriptors, protocol
 
 _PID = struct.Struct("!i")
 _ANSWER_WITHIN = 10.0
@@ -90,7 +89,7 @@ class Zygote:
         connection, self._resting = self._resting, None
         if connection is not None:
             try:
-                connection.sendmsg([b"+"], [_rights(fds)])
+                descriptors.send(connection, fds)
             except OSError:
                 connection.close()
                 return None
@@ -132,7 +131,7 @@ class Zygote:
         for last in (False, True):
             channel = self._ensure()
             try:
-                channel.sendmsg([b"+"], [_rights(fds)])
+                descriptors.send(channel, fds)
                 answer = channel.recv(_PID.size)
             except OSError as error:
                 self._discard()
@@ -213,7 +212,3 @@ class Zygote:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-
-
-def _rights(fds: Sequence[int]) -> tuple[int, int, array.array[int]]:
-    return socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds)

@@ -12,7 +12,6 @@ copying of pages that both sides write to, and that is paid once then.
 
 from __future__ import annotations
 
-import array
 import gc
 import json
 import os
@@ -20,7 +19,7 @@ import signal
 import socket
 import struct
 
-from worker.keeper import job, keeper, prctl, protocol
+from worker.keeper import descriptors, job, keeper, prctl, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def main(fd: int) -> None:
     gc.disable()
     parent.send(_PID.pack(_READY))
     while True:
-        request, fds = _receive(parent)
+        request, fds = descriptors.receive(parent, _MAX_FDS)
         if not request:
             return
         try:
@@ -64,16 +63,6 @@ def main(fd: int) -> None:
         for received in fds:
             os.close(received)
         parent.send(_PID.pack(pid))
-
-
-def _receive(parent: socket.socket) -> tuple[bytes, list[int]]:
-    space = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-    request, ancillary, _, _ = parent.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return request, list(fds)
 
 
 def _keep(fds: list[int]) -> NoReturn:
@@ -98,7 +87,7 @@ def _keep(fds: list[int]) -> NoReturn:
             lock = -1
             if connection is not None:
                 gc.collect()  # of this attempt alone: the rest is frozen
-                request, fds = _receive(connection)
+                request, fds = descriptors.receive(connection, _MAX_FDS)
         failed = 0
     except BaseException:
         _leave_note(lock)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from worker.keeper import descriptors
 from worker.node.processes import WatchedProcess
 
 _ANSWER_WITHIN: Final = 60.0
@@ -122,9 +122,8 @@ class Nursery:
         for last in (False, True):
             self.start()
             assert self._channel is not None  # noqa: S101 - for the type checker
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
             try:
-                self._channel.sendmsg([b"+"], [rights])
+                descriptors.send(self._channel, fds)
                 while "pid" not in (answer := self._hear(self._channel)):
                     if "error" in answer:
                         raise OSError(f"no process can be forked: {answer['error']}")

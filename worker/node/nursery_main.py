@@ -7,7 +7,6 @@ is open, until a worker has its own process.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import gc
 import importlib
@@ -20,9 +19,9 @@ import sys
 import tempfile
 from typing import Any, Final
 
-from worker.keeper import prctl
+from worker.keeper import descriptors, prctl
 
-MAX_FDS: Final = 8
+_MAX_FDS: Final = 8
 
 
 def serve(channel: socket.socket) -> dict[str, Any] | None:
@@ -45,7 +44,7 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
                 pid, status = os.waitpid(children.pop(fd), 0)
                 _say(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
                 continue
-            fds = _receive(channel)
+            _, fds = descriptors.receive(channel, _MAX_FDS)
             if not fds:
                 return None
             try:
@@ -64,16 +63,6 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
                 _say(channel, {"pid": pid})
             for received in fds:
                 os.close(received)
-
-
-def _receive(channel: socket.socket) -> list[int]:
-    space = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
-    _, ancillary, _, _ = channel.recvmsg(16, space, socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)
 
 
 def _say(channel: socket.socket, content: dict[str, Any]) -> None:

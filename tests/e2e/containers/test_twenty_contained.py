@@ -5,7 +5,6 @@ Those that do not reach as far as the container are left out: `ELSEWHERE` says w
 
 from __future__ import annotations
 
-import ast
 import os
 import signal
 import uuid
@@ -23,6 +22,7 @@ from tests.e2e.test_adoption import TALKS, Talker, check_whole
 from tests.support import engine
 from tests.support.contained import Contained
 from tests.support.redis_server import RedisServer
+from tests.support.twenty import not_there, reset_connections
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -59,25 +59,17 @@ ELSEWHERE: Final = {
 
 def test_each_of_the_twenty_is_shown_or_needs_no_container() -> None:
     assert sorted([*WHERE, *ELSEWHERE]) == list(range(1, 21))
-    for file, name in WHERE.values():
-        tree = ast.parse((HERE / file).read_text())
-        assert name in {one.name for one in ast.walk(tree) if isinstance(one, ast.FunctionDef)}
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
+    assert not not_there(WHERE.values(), HERE)
 
 
 @pytest.fixture(scope="module")
 def module_node(
-    image: str, hub: RedisServer, tmp_path_factory: pytest.TempPathFactory
+    image: str, module_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Contained]:
     """Whose leases never run out while a test looks."""
     made = Contained.start(
         tmp_path_factory.mktemp("steady"),
-        hub.url,
+        module_server.url,
         engine.shared(),
         lease_ttl=60.0,
         lease_grace=30.0,
@@ -100,9 +92,7 @@ def ends_in_one_run(node: Contained, traced: Traced) -> None:
 
 def test_1_all_connections_are_reset(steady: Contained) -> None:
     traced = Traced(steady)
-    client = steady.cluster.app.records.client
-    for kind in ("normal", "pubsub"):
-        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    reset_connections(steady.cluster.app.records.client)
     ends_in_one_run(steady, traced)
 
 
@@ -147,22 +137,22 @@ def test_7_the_slot_worker_stands_still(steady: Contained) -> None:
     assert (Path(result["artifacts_dir"]) / "trace").read_text() == "began ended "
 
 
-def test_9_redis_dies_and_comes_back(steady: Contained, hub: RedisServer) -> None:
+def test_9_redis_dies_and_comes_back(steady: Contained, module_server: RedisServer) -> None:
     traced = Traced(steady)
-    hub.restart()
+    module_server.restart()
     ends_in_one_run(steady, traced)
 
 
-def test_11_it_ends_while_redis_is_away(steady: Contained, hub: RedisServer) -> None:
+def test_11_it_ends_while_redis_is_away(steady: Contained, module_server: RedisServer) -> None:
     traced = Traced(steady)
-    hub.kill()
+    module_server.kill()
     (traced.place / "go").touch()
     wait_until(
         lambda: not [one for one in steady.containers() if one["State"] == "running"],
         timeout=30,
         what="its end",
     )
-    hub.start()
+    module_server.start()
     result = traced.job.get(timeout=60)
     assert (Path(result["artifacts_dir"]) / "trace").read_text() == "began ended "
 

@@ -18,7 +18,8 @@ import pytest
 
 from tasks.job import JobConfig
 from tests.integration.engine.jobs import Jobs
-from tests.support import dockerd, engine
+from tests.support import engine
+from tests.support.guard import REPO
 from tests.support.runtimes import hear, soon
 from worker.engine_sections import PullPolicy
 from worker.node.paths import NodePaths
@@ -52,7 +53,7 @@ def natively(job: dict[str, Any], place: Path) -> list[dict[str, Any]]:
         (place / name).mkdir(parents=True)
     done = subprocess.run(
         [sys.executable, "-m", "worker.runner", f"--job-config={encoded}"],
-        cwd=dockerd.REPO,
+        cwd=REPO,
         env={
             "PATH": os.defpath,
             "OMP_NUM_THREADS": "1",

@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.engine.jobs import Jobs
 from tests.support import dockerd, engine
+from tests.support.guard import REPO
 from tests.support.runtimes import ABANDON_AFTER, hear, soon
 from tests.support.waiting import wait_until
 from worker.keeper import lock
@@ -84,7 +85,7 @@ def test_a_slot_worker_that_is_killed_leaves_a_kept_attempt(jobs: Jobs) -> None:
         f"jobs.start({COUNTS!r})\nos.kill(os.getpid(), 9)"
     )
     root, socket = str(jobs.places.root), str(jobs.socket)
-    ran = subprocess.run([sys.executable, "-c", source, root, socket], cwd=dockerd.REPO)
+    ran = subprocess.run([sys.executable, "-c", source, root, socket], cwd=REPO)
     assert ran.returncode == -signal.SIGKILL
     [handle] = jobs.runtime.recover()
     heard = hear(handle, until=lambda heard: len(heard.out) > 500)
@@ -230,7 +231,7 @@ def test_a_socket_without_permission(socket: Path) -> None:
     )
     ran = subprocess.run(
         [sys.executable, "-c", preload, str(socket)],
-        cwd=dockerd.REPO,
+        cwd=REPO,
         capture_output=True,
         text=True,
         check=True,

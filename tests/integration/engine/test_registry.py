@@ -16,6 +16,7 @@ import pytest
 from tasks.errors import ConfigError
 from tests.integration.engine.jobs import Jobs
 from tests.support import dockerd, engine, registry
+from tests.support.guard import REPO
 from tests.support.runtimes import hear, soon
 from worker.engine_sections import PullPolicy
 from worker.runtimes.engine.auth import read_credentials
@@ -239,7 +240,7 @@ def test_processes_of_a_node_pull_an_image_once(
     started = [
         subprocess.Popen(
             [sys.executable, "-c", ONE, str(blank.directory), str(node), door.host],
-            cwd=dockerd.REPO,
+            cwd=REPO,
             stdout=subprocess.PIPE,
         )
         for _ in range(3)
@@ -262,7 +263,7 @@ def test_images_are_pushed_to_a_registry_and_run_from_there(
     registry.auth_file(tmp_path, hub.host).rename(config / "config.json")
     done = subprocess.run(
         [sys.executable, "images/build.py", "push", f"{hub.host}/mine", "cpu"],
-        cwd=dockerd.REPO,
+        cwd=REPO,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "DOCKER_HOST": f"unix://{socket}",
