@@ -87,7 +87,8 @@ def build_node(*, base: str, local: bool, pip_args: str, extras: Sequence[str]) 
         wheels = context / "wheels"
         wheels.mkdir()
         shutil.copy(HERE / "Dockerfile.node", context)
-        shutil.copy(REPO / "compose" / "healthy.py", context)
+        for name in ("healthy.py", "replica.py"):
+            shutil.copy(REPO / "compose" / name, context)
         (context / "constraints.txt").write_text(constraints())
         fetch_pip(wheels)
         source = context / "source"

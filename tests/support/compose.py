@@ -85,9 +85,11 @@ class Stack:
         self.compose("up", "-d", "--wait", "--wait-timeout", str(within), *words)
 
     def with_engine(self) -> Stack:
-        """The same cluster with compose.engine.yaml as well."""
+        """The same cluster with compose.engine.yaml as well; a directory of this host has what
+        jobs leave."""
         first, *rest = self.files
-        return replace(self, files=(first, FILES / "compose.engine.yaml", *rest))
+        env = {**self.env, "CYXWIZ_ARTIFACTS": f"{self.env['CYXWIZ_STATE']}-artifacts"}
+        return replace(self, files=(first, FILES / "compose.engine.yaml", *rest), env=env)
 
     def _logs(self, named: list[str]) -> str:
         said = subprocess.run(

@@ -138,3 +138,68 @@ def test_systemd_understands_the_unit_which_leaves_jobs_running_at_a_stop(tmp_pa
     here.write_text(re.sub(r"^User=.*", "User=root", text, flags=re.MULTILINE))
     done = subprocess.run([tool, "verify", str(here)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
+
+
+def test_no_volume_is_anonymous_and_artefacts_may_be_in_a_directory_of_the_host(
+    plain: dict[str, Any],
+) -> None:
+    for name, service in plain["services"].items():
+        assert all(one.get("source") for one in service.get("volumes", ())), name
+    mounts = {one["target"]: one for one in plain["services"]["node"]["volumes"]}
+    kept = mounts["/var/lib/cyxwiz-artifacts"]
+    assert (kept["type"], kept["source"]) == ("volume", "artifacts")
+    for files, env, where in (
+        (["compose.yaml"], {"CYXWIZ_ARTIFACTS": "/srv/cyxwiz"}, "/srv/cyxwiz"),
+        (["compose.yaml", "compose.engine.yaml"], {"CYXWIZ_STATE": "/s"}, "/s/artifacts"),
+    ):
+        node = compose.merged(*files, env={**compose.PASSWORDS, **env})["services"]["node"]
+        assert node["environment"]["CYXWIZ_STORAGE__ARTIFACTS"] == where
+        binds = {one["source"]: one["target"] for one in node["volumes"] if one["type"] == "bind"}
+        assert any(where.startswith(f"{one}/") or where == one for one in binds), binds
+        assert all(binds[one] == one for one in binds if where.startswith(one))
+
+
+def test_nodes_that_are_alike_have_a_name_and_a_state_each_which_successors_take_over(
+    tmp_path: Path,
+) -> None:
+    fake = tmp_path / "worker"
+    fake.mkdir()
+    (fake / "__init__.py").touch()
+    (fake / "cli.py").write_text(
+        "import os, sys\n"
+        "print(os.environ['CYXWIZ_NODE__NAME'], os.environ['CYXWIZ_NODE__STATE_DIR'], "
+        "*sys.argv[1:], flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    states = tmp_path / "states"
+    states.mkdir()
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", str(compose.FILES / "replica.py"), "node", "--now"],
+            env={"CYXWIZ_STATE": str(states)},
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def said(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    running = {said(one): one for one in [start() for _ in range(4)]}  # at one time
+    lines = [f"node-{n} {states}/node-{n} node --now" for n in range(1, 5)]
+    try:
+        assert sorted(running) == lines
+        assert (states / "node-1").stat().st_mode & 0o777 == 0o700
+        dead = running.pop(lines[1])
+        dead.kill()
+        dead.communicate()
+        running["again"] = start()
+        assert said(running["again"]) == lines[1]
+        running["more"] = start()
+        assert said(running["more"]).startswith("node-5 ")
+    finally:
+        for one in running.values():
+            one.communicate("")

@@ -120,6 +120,13 @@ def node_of(cli: Cli, job_id: str) -> str:
     return found
 
 
+def container_of(cli: Cli, node: str) -> str:
+    """The id of a node's container, which is its host's name."""
+    found = {one["name"]: one for one in cli("nodes", "--json").json["nodes"]}
+    hostname: str = found[node]["record"]["hostname"]
+    return hostname
+
+
 def trained(cli: Cli, mode: str, level: int, *signed: str, **more: Any) -> str:
     """Train from the host, following it, in ``mode``; the job's id."""
     nodes = cli("nodes", "--json").json["nodes"]
@@ -135,19 +142,24 @@ def trained(cli: Cli, mode: str, level: int, *signed: str, **more: Any) -> str:
     return job_id
 
 
-def ends_elsewhere(cli: Cli, raw: docker.APIClient, *signed: str, **more: Any) -> None:
-    """A job whose node is killed while it runs ends on the other."""
+def ends_elsewhere(
+    cli: Cli, raw: docker.APIClient, *signed: str, **more: Any
+) -> tuple[str, str, str]:
+    """A job whose node is killed while it runs ends on the other. The job, the killed node, and
+    its container."""
     job = {"command": ["python3", "-S", "-c", SECOND_ENDS], **more}
     job_id = cli("submit", "-", *signed, stdin=json.dumps(job)).out.strip()
     wait_until(
         lambda: cli("job", job_id, "--json").json["state"] == "running", timeout=90, what="runs"
     )
     first = node_of(cli, job_id)
-    raw.kill(first)  # its name is its container's id
+    container = container_of(cli, first)
+    raw.kill(container)
     done = cli("follow", job_id, timeout=120)
     assert done.code == 0, done
     assert "did not renew its lease" in done.out
     assert node_of(cli, job_id) != first
+    return job_id, first, container
 
 
 def test_as_it_stands_it_trains_what_is_signed_and_outlives_a_node(
@@ -160,11 +172,40 @@ def test_as_it_stands_it_trains_what_is_signed_and_outlives_a_node(
     assert done.code == 0, done
     assert "waits until a node can serve it" in done.err
     assert cli("cancel", done.out.strip()).code == 0
-    ends_elsewhere(cli, raw, *signed, sandbox="none")
+    _, name, _ = ends_elsewhere(cli, raw, *signed, sandbox="none")
+    plain.up()
+    assert names(cli) == ["node-1", "node-2"]
+    assert container_of(cli, name), "the dead one came back, under its name"
+
+
+def names(cli: Cli) -> list[str]:
+    """Of the nodes that live."""
+    found = cli("nodes", "--json").json["nodes"]
+    return [one["name"] for one in found if one["status"] == "alive"]
+
+
+def test_what_a_job_leaves_is_in_a_volume_that_it_can_be_copied_from(
+    plain: Stack, cli: Cli, alice: Path, tmp_path: Path
+) -> None:
+    code = "import os; open(os.environ['CYXWIZ_OUTPUT'] + '/answer', 'w').write('42')"
+    job = {"command": ["python3", "-S", "-c", code], "sandbox": "none"}
+    done = cli(
+        "submit", "-", "--follow", "--json", "--key", str(alice / "alice.key"),
+        stdin=json.dumps(job), timeout=120,
+    )  # fmt: skip
+    assert done.code == 0, done
+    job_id = done.lines[-1]["job_id"]
+    assert cli("get", job_id).code == 11, "it is not on this host"
+    place = f"node:/var/lib/cyxwiz-artifacts/{job_id}"  # whichever node
+    plain.compose("cp", place, str(tmp_path / "copied"))
+    (found,) = (tmp_path / "copied").rglob("answer")
+    assert found.read_text() == "42"
 
 
 def test_a_job_from_the_host_trains_on_a_node_in_a_sandbox(stack: Stack, cli: Cli) -> None:
     job_id = trained(cli, "docker", 2)
+    assert cli("get", job_id).code == 0
+    assert any((cli.cwd / job_id).iterdir()), "what it left, from a directory of this host"
     assert asked(f"{stack.url('flower')}/tasks") == (401, "")
     wait_until(
         lambda: asked(f"{stack.url('flower')}/task/{job_id}", login=True)[0] == 200,
@@ -185,8 +226,18 @@ def test_a_job_from_the_host_trains_on_a_node_in_a_sandbox(stack: Stack, cli: Cl
 def test_a_job_whose_node_is_killed_ends_on_the_other(
     stack: Stack, cli: Cli, raw: docker.APIClient
 ) -> None:
-    ends_elsewhere(cli, raw, memory_mb=64)
-    stack.up()  # the dead one comes back
+    job_id, name, container = ends_elsewhere(cli, raw, memory_mb=64)
+
+    def left() -> list[Any]:
+        labels = [f"org.cyxwiz.job={job_id}", f"org.cyxwiz.node={name}"]
+        return list(raw.containers(all=True, filters={"label": labels}))
+
+    assert len(left()) == 1, "its job's container outlives a node that is killed"
+    raw.remove_container(container)
+    stack.up()
+    assert names(cli) == ["node-1", "node-2"]
+    assert container_of(cli, name) != container, "another container is the same node"
+    wait_until(lambda: not left(), timeout=30, what="what the dead one left to be cleared away")
 
 
 def test_redis_has_the_accounts_that_the_command_line_prints(stack: Stack) -> None:
