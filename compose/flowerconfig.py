@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -39,7 +41,40 @@ _STATES = {
     "cancelled": "REVOKED",
 }
 _MAY_BE_POSTED = re.compile(r"(/[^/]+)*/(api/task/revoke/[^/]+|tasks/datatable|login)/?")
-_records = app.hub.connect(timeout=1.0)
+
+
+class Patience:
+    """For how long a page waits for Redis: its rows are asked for one by one, on Flower's only
+    thread, and a Redis that hangs must not hold that up for each."""
+
+    A_PAGE = 1.0
+    """Seconds, all rows together."""
+    PAUSE = 5.0
+    """Seconds for which a Redis that did not answer is not asked."""
+
+    def __init__(self) -> None:
+        self._left = self.A_PAGE
+        self._again = 0.0
+
+    def new_page(self) -> None:
+        self._left = self.A_PAGE
+
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """Its answer; None where there is none, or no time for one."""
+        begin = time.monotonic()
+        if self._left <= 0 or begin < self._again:
+            return None
+        try:
+            return question()
+        except redis.RedisError:
+            self._again = time.monotonic() + self.PAUSE
+            return None
+        finally:
+            self._left -= time.monotonic() - begin
+
+
+_patience = Patience()
+_records = app.hub.connect(timeout=Patience.A_PAGE)
 
 
 def _profile() -> str:
@@ -96,9 +131,8 @@ def _object(text: str | None) -> dict[str, Any]:
 
 def format_task(task: Any) -> Any:
     """A task as it is shown. One that is no job, or a Redis that is away: as Flower knows it."""
-    try:
-        values: Any = _records.hmget(app.hub.keys.job(task.uuid), _FIELDS)
-    except redis.RedisError:
+    values = _patience.ask(lambda: _records.hmget(app.hub.keys.job(task.uuid), _FIELDS))
+    if values is None:
         return task
     record = dict(zip(_FIELDS, values, strict=True))
     if record["state"] is None:
@@ -111,6 +145,7 @@ def format_task(task: Any) -> Any:
 
 def _refuse(self: Any) -> None:
     """Before each request: who it is, and whether that may be asked."""
+    _patience.new_page()
     if not self.request.path.endswith("/healthcheck"):
         self.get_current_user()  # of basic auth: raises 401
     if self.request.method in ("GET", "HEAD", "OPTIONS"):

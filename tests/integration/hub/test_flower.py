@@ -123,6 +123,30 @@ def test_the_list_says_how_jobs_ended_also_of_those_that_no_worker_told_of(
     assert {row["name"] for row in listed(flower).values()} == {"tasks.train"}
 
 
+def test_a_redis_that_hangs_holds_up_a_page_once_and_not_for_each_row(
+    start: Start, node_hub: Hub
+) -> None:
+    flower = start("operator")
+    jobs = {str(train.delay({"command": ["true"], "pool": "none"}).id) for _ in range(40)}
+    wait_until(lambda: jobs <= listed(flower).keys(), timeout=WAIT, what="the jobs in the list")
+    assert {listed(flower)[one]["result"] for one in jobs} == {"queued"}
+    node_hub.server.freeze()
+    try:
+        without = listed(flower)  # gives up after ten seconds: a second for each were forty
+        assert flower.ask("/healthcheck", login=False) == (200, "OK")
+    finally:
+        node_hub.server.thaw()
+    assert jobs <= without.keys()
+    assert {without[one]["result"] for one in jobs} == {None}, "as Flower knows them"
+
+    def back() -> bool:
+        return {listed(flower)[one]["result"] for one in jobs} == {"queued"}
+
+    wait_until(back, timeout=WAIT, what="Redis is asked again")
+    for one in jobs:
+        node_hub.records.cancel(one, "")
+
+
 def test_an_operator_can_cancel_and_nothing_else(start: Start) -> None:
     flower = start("operator")
     for path in (
