@@ -7,6 +7,10 @@ CyxWizError
 ├── KeyUnusable         a key cannot be used: no such file, not a key, others may read it
 ├── BadSignature        a job's signature is not its own, has expired, or was used before
 │   └── UnknownKey      … is by a key that is not known here
+├── Unproven            what is told of a job is not the word of a node that is trusted here
+│   ├── NotSigned       … no node has signed it
+│   ├── NodeUntrusted   … whoever signed it is no node that the trust root knows, or not any more
+│   └── Forged          … it is not what the node has signed, or not where it belongs
 ├── UnknownResult       a stored result is of a version that this one does not read, or is none
 ├── RedisUnavailable    Redis cannot be reached; names the URL, without its password
 ├── WrongExec           a command beside a job cannot be asked for like that
@@ -53,6 +57,22 @@ class BadSignature(CyxWizError):
 
 class UnknownKey(BadSignature):
     """A job's signature is by a key that is not known here; elsewhere it may be."""
+
+
+class Unproven(CyxWizError):
+    """What is told of a job is not the word of a trusted node. Only who asks for proof meets it."""
+
+
+class NotSigned(Unproven):
+    """No node has signed it. The message has what was told, which anybody may have written."""
+
+
+class NodeUntrusted(Unproven):
+    """Who signed it is not in the trust root, is enrolled by a stranger, revoked, or too late."""
+
+
+class Forged(Unproven):
+    """It is not what the node signed: changed, another job's, another attempt's, out of order."""
 
 
 class RedisUnavailable(CyxWizError, ConnectionError):

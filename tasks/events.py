@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Final
 
 VERSION: Final = 1
 """Of the envelope."""
+SEAL: Final = "seal"
+"""Field beside an event's own: see `tasks.seals`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,6 +283,8 @@ class Envelope:
     node: str
     slot: str
     event: Event
+    signed_by: str = ""
+    """The node that has signed it, for whoever follows with a trust root; '' for what none says."""
 
     @property
     def type(self) -> str:
@@ -328,11 +332,17 @@ def to_json(envelope: Envelope) -> str:
         if isinstance(envelope.event, Unknown)
         else json.loads(encode(envelope.event))
     )
-    return json.dumps({**head, **body}, separators=(",", ":"))
+    proof = {"signed_by": envelope.signed_by} if envelope.signed_by else {}
+    return json.dumps({**head, **body, **proof}, separators=(",", ":"))
 
 
 def decode(text: str) -> Envelope:
     """Read an envelope. Raises ValueError: no JSON object, another version, fields missing."""
+    return unpacked(text)[0]
+
+
+def unpacked(text: str) -> tuple[Envelope, dict[str, Any]]:
+    """`decode`, and the event's own JSON object, as it was sent."""
     try:
         found = json.loads(text)
     except RecursionError:
@@ -351,9 +361,11 @@ def decode(text: str) -> Envelope:
             "node": str(found.pop("node")),
             "slot": str(found.pop("slot")),
         }
-        said = str(found.pop("type"))
         found.pop("v")
-        return Envelope(event=_event(said, found), **head)
+        body = {"type": found.pop("type"), **found}
+        said = str(body["type"])
+        found.pop(SEAL, None)
+        return Envelope(event=_event(said, found), **head), body
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"an event without {error}") from None
 

@@ -8,9 +8,10 @@ read again. (The module is not called `follow`, or it would hide the function in
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 import redis.asyncio
@@ -20,6 +21,9 @@ from tasks.events import Envelope
 from tasks.keys import Keys
 from tasks.sequence import Sequence
 from tasks.settings import Settings, unavailable
+
+if TYPE_CHECKING:
+    from tasks.roots import TrustRoot
 
 _LOOK_AFTER_S: Final = 5.0
 """Silence after which the record is looked at: a channel can be deaf without knowing it."""
@@ -32,16 +36,19 @@ def follow(
     settings: Settings | None = None,
     timeout: float | None = None,
     reconnect_for: float = 300.0,
+    trust: TrustRoot | str | os.PathLike[str] | None = None,
 ) -> Generator[Envelope, None, None]:
     """The job's events, from its first to its end.
 
     ``timeout``: seconds of following, then TimeoutError. ``reconnect_for``: seconds for which a
-    Redis that went away is waited for.
+    Redis that went away is waited for. ``trust``: a `tasks.roots.TrustRoot`, or the path of one:
+    what is not the signed word of a node in it is an error.
 
-    Raises UnknownJob, RedisUnavailable, TimeoutError.
+    Raises UnknownJob, RedisUnavailable, TimeoutError; with ``trust`` KeyUnusable and, as soon as it
+    meets such an event, NotSigned, NodeUntrusted, Forged.
     """
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = Sequence(job_id), _Patience(timeout, reconnect_for)
+    sequence, patience = _sequence(job_id, trust), _Patience(timeout, reconnect_for)
     client = hub.connect(timeout=10.0)
     try:
         while not sequence.ended:
@@ -59,10 +66,11 @@ async def follow_async(
     settings: Settings | None = None,
     timeout: float | None = None,
     reconnect_for: float = 300.0,
+    trust: TrustRoot | str | os.PathLike[str] | None = None,
 ) -> AsyncGenerator[Envelope, None]:
     """As `follow`, for asyncio."""
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = Sequence(job_id), _Patience(timeout, reconnect_for)
+    sequence, patience = _sequence(job_id, trust), _Patience(timeout, reconnect_for)
     client = hub.connect_async(timeout=10.0)
     try:
         while not sequence.ended:
@@ -73,6 +81,15 @@ async def follow_async(
                 await asyncio.sleep(patience.after(error, hub))
     finally:
         await client.aclose()
+
+
+def _sequence(job_id: str, trust: TrustRoot | str | os.PathLike[str] | None) -> Sequence:
+    if trust is None:
+        return Sequence(job_id)
+    from tasks.proving import Checker  # no cost to who asks for no proof
+    from tasks.roots import TrustRoot
+
+    return Sequence(job_id, Checker(job_id, TrustRoot.of(trust)))
 
 
 class _Patience:

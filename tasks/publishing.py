@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import redis
@@ -56,6 +57,11 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
                 self.hub.connect(), self.hub.keys, terminal_ttl_s=self.hub.result_ttl_s
             )
         return self._records
+
+    @cached_property
+    def AsyncResult(self) -> Any:  # noqa: N802 - Celery's name
+        """The class of results: jobs' can ask for proof."""
+        return self.subclass_with_self("tasks.job_result:JobResult", name="AsyncResult")
 
     def send_task(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Celery's, but a Redis that refuses is an error within 3 s that names it."""

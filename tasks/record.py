@@ -200,9 +200,10 @@ class Records:
         *,
         seq: int,
         batch: int,
-        event: Event,
+        event: str,
     ) -> None:
-        """Write the record of a running attempt again, which Redis has lost, with ``event``.
+        """Write the record of a running attempt again, which Redis has lost, with ``event`` (by
+        `tagged`).
 
         ``seq``, ``batch``: the last that were published. Raises LeaseLost: somebody has a newer
         fence, or the same one.
@@ -223,7 +224,7 @@ class Records:
             lost.gpus,
             seq,
             batch,
-            tagged(event),
+            event,
         )
         _held(answer, claim.lease)
 
@@ -329,12 +330,14 @@ class Records:
         avoid_ms: int = 0,
         snapshot: Mapping[str, str] | None = None,
         ran_ms: int = NOT_RUN,
+        failed: str = "",
     ) -> JobState:
         """Give the job back to its queue; returns the state that it is in then.
 
         ``counts``: it was an attempt; if no more are left, the job is failed with ``reason``. It
         is cancelled if that was asked for. ``avoid_node`` does not get it for ``avoid_ms``. The
-        last of ``events`` is the one that is replaced then. The rest is as of `finish`.
+        last of ``events`` is the one that is replaced then; ``failed`` is by what (by `tagged`), if
+        no attempt is left. The rest is as of `finish`.
 
         Raises LeaseLost.
         """
@@ -349,7 +352,7 @@ class Records:
                 avoid_node,
                 avoid_ms,
                 self.terminal_ttl_s,
-                tagged(Failed(reason=reason, message=message)),
+                failed or tagged(Failed(reason=reason, message=message)),
                 ran_ms,
                 *_fields(snapshot),
                 *events,
@@ -463,6 +466,8 @@ class Records:
             seq=int(found["seq"]),
             image=found.get("image", ""),
             sandbox=json.loads(found.get("sandbox") or "{}"),
+            proof=found.get("proof", ""),
+            spec_digest=hashlib.sha256(found["spec"].encode()).hexdigest(),
         )
 
 

@@ -148,3 +148,7 @@ class JobRecord:
     """The digest or id of the image of the last attempt in a container; '' if there was none."""
     sandbox: Mapping[str, Any] = field(default_factory=dict)
     """What was seen of the last attempt's sandbox; {} for a native one."""
+    proof: str = ""
+    """The node's signature of how it ended (`tasks.vouching`), JSON; '' where none has signed."""
+    spec_digest: str = ""
+    """SHA-256 of the configuration as submitted."""

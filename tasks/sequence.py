@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from tasks.errors import Unproven
 from tasks.events import VERSION, Envelope, Truncated, decode, is_end
+
+if TYPE_CHECKING:
+    from tasks.proving import Checker
 
 
 class Sequence:
     """Remembers what was given out. ``ended``: the last event was a job's end."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, checker: Checker | None = None) -> None:
+        """``checker``: what no trusted node has signed is an error."""
         self._job_id = job_id
+        self._checker = checker
+        self._read = decode if checker is None else checker.read
         self.last = 0
         self.ended = False
 
@@ -20,8 +28,10 @@ class Sequence:
         """From the stored history, read together with the record's ``seq``.
 
         What the capped tail no longer has is said by a `Truncated` event; so is what is no event.
+
+        Raises Unproven, with a checker.
         """
-        found = sorted(_readable(texts), key=lambda one: one.seq)
+        found = sorted(self._readable(texts), key=lambda one: one.seq)
         out: list[Envelope] = []
         for envelope in found:
             if envelope.seq <= self.last:
@@ -33,6 +43,7 @@ class Sequence:
         if seq > self.last:  # the newest events themselves are not stored any more
             out.append(_gap(found[-1] if found else None, self.last + 1, seq, self._job_id))
             self.last = seq
+        out = self._checked(out)
         self.ended = self.ended or any(is_end(one.event) for one in out)
         return out
 
@@ -42,7 +53,7 @@ class Sequence:
         out: list[Envelope] = []
         for text in message.split("\n"):
             try:
-                envelope = decode(text)
+                envelope = self._read(text)
             except ValueError:
                 self.last -= len(out)
                 return None
@@ -53,14 +64,21 @@ class Sequence:
                 return None
             self.last = envelope.seq
             out.append(envelope)
-        self.ended = self.ended or any(is_end(one.event) for one in out)
-        return out
+        try:
+            proven = self._checked(out)
+        except Unproven:  # anybody may publish
+            self.last -= len(out)
+            return None
+        self.ended = self.ended or any(is_end(one.event) for one in proven)
+        return proven
 
+    def _checked(self, found: list[Envelope]) -> list[Envelope]:
+        return found if self._checker is None else self._checker.check(found)
 
-def _readable(texts: Iterable[str]) -> Iterator[Envelope]:
-    for text in texts:
-        with suppress(ValueError):  # somebody else has written it
-            yield decode(text)
+    def _readable(self, texts: Iterable[str]) -> Iterator[Envelope]:
+        for text in texts:
+            with suppress(ValueError):  # somebody else has written it
+                yield self._read(text)
 
 
 def _gap(near: Envelope | None, first: int, last: int, job_id: str) -> Envelope:

@@ -66,7 +66,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
         job = with_expiry(job_of(args, kwargs, task_id), options.pop("expires", None))
         if key is not None:
             job = sign(job, key)
-        return super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
+        sent = super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
+        sent.submitted = job
+        return sent
 
     def apply(self, *_: Any, **__: Any) -> Any:
         """Refused: a job runs on a node."""

@@ -74,7 +74,7 @@ class Stamp:
             issued=int(match["issued"]),
             expires=int(match["expires"]),
             nonce=match["nonce"],
-            signature=_unbase64(match["signature"]),
+            signature=bytes_of(match["signature"]),
         )
 
     @property
@@ -222,7 +222,7 @@ def seal(kind: bytes, wire: Mapping[str, Any], key: SigningKey, issued: int, lif
         nonce=secrets.token_hex(16),
         signature=b"",
     )
-    return f"{stamp.header}.{_base64(key.sign(_signed_bytes(kind, stamp, wire)))}"
+    return f"{stamp.header}.{base64_of(key.sign(_signed_bytes(kind, stamp, wire)))}"
 
 
 def opened(
@@ -287,15 +287,17 @@ def _lifetimes() -> str:
     return f"{LIFETIME_S:.0f} by itself, at most {MOST_LIFETIME_S:.0f}"
 
 
-def _base64(data: bytes) -> str:
+def base64_of(data: bytes) -> str:
+    """As signatures are written."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def _unbase64(text: str) -> bytes:
+def bytes_of(text: str) -> bytes:
+    """What `base64_of` wrote. Raises BadSignature."""
     try:
         found = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
+    except (binascii.Error, ValueError):  # the latter: characters beyond ASCII
         raise BadSignature("signature: is no base64") from None
-    if _base64(found) != text:  # the last character has bits to spare: one spelling only
+    if base64_of(found) != text:  # the last character has bits to spare: one spelling only
         raise BadSignature("signature: is not of the form that signing gives")
     return found

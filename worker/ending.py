@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tasks import events
+from tasks.errors import InvalidJob
 from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
+from tasks.job import JobConfig
 from tasks.record import Claimed, Records, tagged
+from tasks.seals import Sealer
 from tasks.state import FailureReason, JobState
+from tasks.vouching import PROOF, End, Signer
 from worker.outcome import Outcome
 from worker.retry import backoff_ms
 from worker.stream.publisher import Unsaid
@@ -29,8 +33,13 @@ class Ending:
         claim: Claimed,
         node: str,
         until_redis_answers: Callable[[Callable[[], Any]], Any],
+        signer: Signer | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
-        """``node``: this node's name, which a handed-back job avoids for a while."""
+        """``node``: this node's name, which a handed-back job avoids for a while. ``signer``,
+        ``sealer``: sign the end, and its events."""
+        self._signer = signer
+        self._sealer = sealer
         self._records = records
         self._claim = claim
         self._node = node
@@ -43,17 +52,34 @@ class Ending:
         """
         return (self._requeue if outcome.retry else self._finish)(outcome, result, unsaid)
 
+    def _proof(self, end: End) -> dict[str, str]:
+        """Field of the record."""
+        return {} if self._signer is None else {PROOF: self._signer.proof(self._claim, end)}
+
+    def _sealed(self, bodies: Sequence[str], batch: int) -> list[str]:
+        return [*bodies] if self._sealer is None else self._sealer.seal(bodies, batch)
+
     def _finish(self, outcome: Outcome, result: Mapping[str, Any], unsaid: Unsaid) -> Verdict:
         lease = self._claim.lease
+        bodies = self._sealed(
+            [*unsaid.events, tagged(_end_event(outcome, result))], unsaid.batch + 1
+        )
+        end = End(
+            state=str(outcome.state),
+            reason=str(outcome.reason or ""),
+            message=outcome.message,
+            result=result or None,
+        )
+        snapshot = {**unsaid.snapshot, **self._proof(end)}
         self._sure(
             lambda: self._records.finish(
                 lease,
                 outcome.state,
-                [*unsaid.events, tagged(_end_event(outcome, result))],
+                bodies,
                 reason=outcome.reason,
                 message=outcome.message,
                 result=result,
-                snapshot=unsaid.snapshot,
+                snapshot=snapshot,
                 ran_ms=unsaid.ran_ms,
             )
         )
@@ -72,18 +98,30 @@ class Ending:
         reason = outcome.reason or FailureReason.INTERNAL
         delay = backoff_ms(self._claim.attempt) if outcome.counts else 0
         event = events.Retrying(reason=reason, message=outcome.message, delay_seconds=delay / 1000)
+        # the last event is replaced where no attempt is left, so it has a seal of its own
+        said = self._sealed(unsaid.events, unsaid.batch + 1)
+        last = unsaid.batch + (2 if said else 1)
+        said += self._sealed([tagged(event)], last)
+        failed = events.Failed(reason=reason, message=outcome.message)
+        (instead,) = self._sealed([tagged(failed)], last)
+        snapshot = dict(unsaid.snapshot)
+        if outcome.counts and self._is_last:
+            snapshot |= self._proof(
+                End(state=str(JobState.FAILED), reason=str(reason), message=outcome.message)
+            )
         state = self._sure(
             lambda: self._records.requeue(
                 self._claim.lease,
-                [*unsaid.events, tagged(event)],
+                said,
                 reason=reason,
                 message=outcome.message,
                 delay_ms=delay,
                 counts=outcome.counts,
                 avoid_node="" if outcome.counts else self._node,
                 avoid_ms=_AVOID_MS,
-                snapshot=unsaid.snapshot,
+                snapshot=snapshot,
                 ran_ms=unsaid.ran_ms,
+                failed=instead,
             )
         )
         log.info("job.requeued job=%s reason=%s state=%s", self._claim.lease.job_id, reason, state)
@@ -92,6 +130,14 @@ class Ending:
         if state is JobState.CANCELLED:
             return Cancelled(message="cancelled")
         return Dropped(why=f"queued again: {reason}")
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the record, too, says that no attempt is left."""
+        try:
+            return self._claim.attempt >= JobConfig.parse(self._claim.spec).max_attempts
+        except InvalidJob:
+            return False
 
 
 def _end_event(outcome: Outcome, result: Mapping[str, Any]) -> events.Event:

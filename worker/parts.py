@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.choices import Device
-from tasks.record import Lease, Records
+from tasks.record import Claimed, Lease, Records
+from tasks.seals import Sealer
 from tasks.sent import SentCheckpoints
 from tasks.settings import Settings
+from tasks.vouching import Signer
 from worker.checkpoints import Checkpoints
 from worker.config import NodeConfig
 from worker.crew import Crew
@@ -77,6 +79,8 @@ class NodeParts:
     orders: Orders
     crew: Crew
     place: Place
+    signer: Signer | None = None
+    """Signs how jobs end; None where the node does not."""
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -92,6 +96,17 @@ class NodeParts:
         store = SavedCheckpoints(policy, url)
         index = SentCheckpoints(self.records.client, self.records.keys)
         return Keeping(store, index, self.checkpoints, self.records, lease, policy)
+
+    def sealer(self, claim: Claimed) -> Sealer | None:
+        """Signs the events of this attempt; None where the node signs none."""
+        if self.signer is None or not self.config.trust.sign_events:
+            return None
+        return Sealer(
+            signer=self.signer,
+            job_id=claim.lease.job_id,
+            fence=claim.lease.fence,
+            attempt=claim.attempt,
+        )
 
     def launcher(self, mode: str, also_images: tuple[str, ...] = ()) -> Launcher:
         """How attempts of ``mode`` are started. ``also_images``: patterns beside images.allow.

@@ -25,8 +25,9 @@ from tasks.errors import (
 from tasks.exec_request import EXEC, EXEC_END
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lost
+from tasks.record import Claimed, Lost, tagged
 from tasks.routing import route
+from tasks.seals import RESTORED
 from tasks.state import FailureReason, JobState
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Left, Patience
@@ -86,7 +87,15 @@ class Run:
         self._delivery = delivery
         self._claim = claim
         self._sure = until_redis_answers
-        self._ending = Ending(parts.records, claim, parts.place.node, self._until_there_is_a_record)
+        self._sealer = parts.sealer(claim)
+        self._ending = Ending(
+            parts.records,
+            claim,
+            parts.place.node,
+            self._until_there_is_a_record,
+            signer=parts.signer,
+            sealer=self._sealer,
+        )
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._audited = Audited(parts.audit, self._id, claim.attempt)
         self._heir = heir
@@ -100,6 +109,7 @@ class Run:
             batch=0 if before is None else before.batch,
             left=self._reading,
             hold=heir is None,
+            sealer=self._sealer,
         )
         self._renewal = Renewal(
             parts.records,
@@ -151,6 +161,10 @@ class Run:
         job = JobConfig.parse(self._claim.spec)
         way, place = route(job), self._parts.place
         log.warning("job.record_gone job=%s", self._id.job_id)
+        batch = self._publisher.batch
+        said = tagged(events.Resumed(why="Redis has lost its data, and the job goes on"))
+        if self._sealer is not None:
+            (said,) = self._sealer.seal([said], batch, RESTORED)
         self._parts.records.restore(
             self._claim,
             Lost(
@@ -164,8 +178,8 @@ class Run:
             ),
             self._parts.settings.lease_ttl_ms,
             seq=self._publisher.seq,
-            batch=self._publisher.batch,
-            event=events.Resumed(why="Redis has lost its data, and the job goes on"),
+            batch=batch,
+            event=said,
         )
 
     def _until_there_is_a_record(self, ask: Callable[[], Any]) -> Any:

@@ -234,6 +234,13 @@ class TrustSection(Section):
     require_patched: Flag = False
     allow_exec: Flag = False
     """Run commands beside trusted jobs for keys whose scope has ``exec``."""
+    sign_results: Flag = True
+    """Sign how jobs end with the node's key."""
+    sign_events: Flag = True
+    """Sign events too."""
+    enrolment: AbsolutePath | None = Field(
+        None, description=f"{PATH} of what `cyxwiz keys enrol` wrote for this node"
+    )
     secrets: AbsolutePath | None = Field(
         None, description=f"{PATH} of a file of names and values that only the node's user can read"
     )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from tasks import executor
 from tasks.choices import Device
+from tasks.errors import ConfigError
 from tasks.record import Records
 from tasks.routing import SlotOffer, classes_for, direct_queue, slot_queue
 from tasks.settings import Settings
+from tasks.vouching import Signer
 from worker.admission import confinement
 from worker.config import NodeConfig, ensure_supported_platform, load
 from worker.crew import StandingCrew
@@ -40,6 +42,7 @@ from worker.store.policy import Policy
 from worker.store.provide import Store
 from worker.supervisor import Supervisor
 from worker.trust.keyring import Keyring
+from worker.trust.node_key import node_signer
 from worker.trust.secrets import Secrets
 
 if TYPE_CHECKING:
@@ -258,6 +261,7 @@ class SlotProcess:
             orders=self._orders,
             crew=self._crew,
             place=self._place(),
+            signer=self._signer(),
         )
         self._heirs = Heirs(parts, self._tell)
         self._heirs.find()
@@ -268,6 +272,13 @@ class SlotProcess:
             Supervisor(parts, self._heirs, lambda: slot_records.leaving(self._paths, self.name))
         )
         executor.bind(self._bound)
+
+    def _signer(self) -> Signer | None:
+        try:
+            return node_signer(self._config, self._paths, self.name)
+        except ConfigError as error:  # an agent does not start with it; it came about since
+            log.error("trust.unsigned error=%s", error)
+            return None
 
     def _tell(self, job_id: str) -> None:
         """Whoever waits for this job learns now that it ended, not when the reaper finds out."""

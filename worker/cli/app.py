@@ -93,7 +93,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
     Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 the job or the configuration is wrong;
     4 Redis cannot be reached; 5 unknown job; 6 taken by another; 7 cancelled; 8 rejected; 9 this
-    host cannot; 10 not in this state; 11 a file cannot be fetched; 70 a fault of this
-    program; 130 Ctrl-C; 143 SIGTERM.
+    host cannot; 10 not in this state; 11 a file cannot be fetched; 12 not a trusted node's word;
+    70 a fault of this program; 130 Ctrl-C; 143 SIGTERM.
     """
     ctx.obj = Globals(debug=debug)

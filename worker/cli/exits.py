@@ -45,6 +45,8 @@ class ExitCode(IntEnum):
     """The job's state does not allow it: it has ended, nobody runs it now, it left no files."""
     UNAVAILABLE = 11
     """A file that a job left cannot be fetched, or is not what its node kept."""
+    UNPROVEN = 12
+    """`--trust`: what is told of the job is not the signed word of a trusted node."""
     ENDED = 124
     """`exec`: the command was ended, or nobody knows how it ended."""
     REFUSED = 125
@@ -83,6 +85,7 @@ _CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (errors.ConfigError, ExitCode.INVALID),
     (errors.KeyUnusable, ExitCode.INVALID),
     (errors.BadSignature, ExitCode.REJECTED),
+    (errors.Unproven, ExitCode.UNPROVEN),
     (errors.RedisUnavailable, ExitCode.REDIS),
     (errors.UnknownJob, ExitCode.UNKNOWN_JOB),
     (errors.JobConflict, ExitCode.CONFLICT),

@@ -12,6 +12,7 @@ import click
 
 from worker.cli.exits import InTheWay, WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
+from worker.cli.proof import prove, trust_option
 from worker.cli.text import safe, say, say_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     metavar="NAME=VALUE",
     help="Tell fsspec, if the files are kept at a URL: endpoint_url=https://minio.lan:9000",
 )
+@trust_option
 @hub_options
 @json_option
 @guarded
@@ -39,6 +41,7 @@ def get(
     directory: Path | None,
     force: bool,
     options: tuple[str, ...],
+    trust_path: Path | None,
     redis_url: str | None,
     config_path: Path | None,
     as_json: bool,
@@ -46,7 +49,8 @@ def get(
     """Bring back the files that a job left.
 
     To DIR, by default a directory with the job's id as its name. Each file is compared with the
-    size and SHA-256 that its node noted. One that is there already is not fetched again.
+    size and SHA-256 that its node noted. One that is there already is not fetched again. With
+    --trust these must be signed by a trusted node.
 
     Ends with 10 if the job has not succeeded, or left no files; with 6, before anything is
     fetched, if a file is there with other content; with 11 if a file cannot be fetched.
@@ -56,7 +60,10 @@ def get(
 
     told = _options(options)
     target = Path(job_id) if directory is None else directory
-    listed = of_record(read_record(job_id, reached(redis_url, config_path)))
+    record = read_record(job_id, reached(redis_url, config_path))
+    if trust_path is not None:
+        prove(record, trust_path)
+    listed = of_record(record)
     if not listed:
         raise WrongState(f"job {job_id} succeeded and left no files in CYXWIZ_OUTPUT")
     there = {one.name for one in listed if _is_there(one, target)}

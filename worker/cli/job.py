@@ -9,6 +9,7 @@ import click
 
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
+from worker.cli.proof import prove, trust_option
 from worker.cli.text import columns, duration, moment, number, safe, say, say_json
 
 if TYPE_CHECKING:
@@ -18,19 +19,28 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("job_id", metavar="ID")
+@trust_option
 @hub_options
 @json_option
 @guarded
-def job(job_id: str, redis_url: str | None, config_path: Path | None, as_json: bool) -> None:
+def job(
+    job_id: str,
+    trust_path: Path | None,
+    redis_url: str | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
     """Show what is known of a job.
 
-    Its state, where it ran, its progress and its result.
+    Its state, where it ran, its progress and its result. With --trust, of a job that has ended, if
+    its end and its result are as a trusted node has signed them.
     """
     record = read_record(job_id, reached(redis_url, config_path))
+    node = prove(record, trust_path) if trust_path else ""
     if as_json:
-        say_json(as_object(record))
+        say_json({**as_object(record), **({"signed_by": node} if node else {})})
     else:
-        say(columns(_rows(record)))
+        say(columns([*_rows(record), *([("signed by", node)] if node else [])]))
 
 
 def read_record(job_id: str, settings: Settings) -> JobRecord:

@@ -12,6 +12,7 @@ import click
 
 from worker.cli.exits import guarded
 from worker.cli.hub import json_option
+from worker.cli.node_keys import enrol, node_key
 from worker.cli.text import say, say_json
 
 key_option = click.option(
@@ -25,7 +26,11 @@ key_option = click.option(
 
 @click.group()
 def keys() -> None:
-    """Keys that jobs are signed with, so that nodes may trust them."""
+    """Keys that jobs are signed with, so that nodes may trust them; and keys of nodes."""
+
+
+keys.add_command(node_key)
+keys.add_command(enrol)
 
 
 @keys.command()

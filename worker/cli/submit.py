@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import click
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.keys import key_option
+from worker.cli.proof import trust_option
 from worker.cli.text import note, say, say_json
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 )
 @key_option
 @click.option("--follow", "--watch", "-f", is_flag=True, help="Follow the jobs to their ends.")
+@trust_option
 @hub_options
 @json_option
 @guarded
@@ -44,6 +47,7 @@ def submit(
     node: str | None,
     key_path: Path | None,
     follow: bool,
+    trust_path: Path | None,
     redis_url: str | None,
     config_path: Path | None,
     as_json: bool,
@@ -52,9 +56,12 @@ def submit(
 
     Of several files all are checked before one is submitted.
     """
-    from worker.cli.following import follow_to_the_end
+    from worker.cli.following import Proof, follow_to_the_end
     from worker.cli.views import view_for
 
+    if trust_path is not None and not follow:
+        raise click.UsageError("--trust: says what is believed of a job that is followed: --follow")
+    proof = None if trust_path is None else Proof.by(trust_path)
     if files.count("-") > 1:
         raise click.UsageError("stdin (-) can be read only once")
     jobs = [parsed(name, changes) for name in files]
@@ -78,7 +85,11 @@ def submit(
     if not as_json:
         for job_id in job_ids:
             say(f"submitted {job_id}")
-    sys.exit(follow_to_the_end(job_ids, settings, view_for(job_ids, as_json=as_json)))
+    if proof is not None:
+        digests = [one.with_job_id(i).digest() for one, i in zip(jobs, job_ids, strict=True)]
+        proof = replace(proof, specs=dict(zip(job_ids, digests, strict=True)))
+    view = view_for(job_ids, as_json=as_json)
+    sys.exit(follow_to_the_end(job_ids, settings, view, proof))
 
 
 def parsed(name: str, changes: tuple[str, ...]) -> JobConfig:

@@ -66,6 +66,7 @@ from worker.node.slots import (
 )
 from worker.node.stop_bell import StopBell
 from worker.trust.keyring import Keyring
+from worker.trust.node_key import node_signer
 from worker.trust.secrets import Secrets
 
 _TIDY_EVERY: Final = 30.0
@@ -181,8 +182,8 @@ class Agent:
 
         Raises:
             PlatformError: this host cannot be a node.
-            ConfigError: the state directory is not safe to use, or a file of trust.keys or
-                trust.secrets is wrong.
+            ConfigError: the state directory is not safe to use, or a file of trust.keys,
+                trust.secrets or trust.enrolment, or the node's key, is wrong.
             NodeConflict: another agent has the state directory, or a live node the name.
             RedisUnavailable: Redis does not answer.
         """
@@ -191,6 +192,7 @@ class Agent:
         Keyring(self._config.trust.keys).check()
         Secrets(self._config.trust.secrets).names()
         self._paths.create()
+        node_signer(self._config, self._paths)  # the key is made before a slot needs it
         with contextlib.ExitStack() as stack:
             stack.enter_context(AgentLock.take(self._paths))
             self._nursery.start()

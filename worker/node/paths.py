@@ -29,6 +29,16 @@ class NodePaths:
         return self.state_dir / "node.id"
 
     @property
+    def node_key(self) -> Path:
+        """The private key that the node signs with, mode 0600."""
+        return self.state_dir / "node.key"
+
+    @property
+    def enrolment(self) -> Path:
+        """An operator's word that the key is the node's, unless trust.enrolment says elsewhere."""
+        return self.state_dir / "node.cert"
+
+    @property
     def attempts(self) -> Path:
         """A directory for each attempt: its keeper's lock and socket."""
         return self.state_dir / "attempts"

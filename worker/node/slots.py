@@ -28,6 +28,7 @@ PRELOADED: Final = (
     "celery.concurrency.prefork",
     "celery.worker.strategy",
     "kombu.transport.redis",
+    "cryptography.hazmat.primitives.serialization",
 )
 """What every slot worker imports, so that it is imported once."""
 

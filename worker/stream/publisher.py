@@ -21,6 +21,7 @@ import redis
 from tasks.errors import LeaseLost, RecordGone
 from tasks.events import Event, Progress, Started
 from tasks.record import NOT_RUN, Lease, Records, tagged
+from tasks.seals import Sealer
 from tasks.state import JobState
 from worker.crew import Crew, one_off
 from worker.stream.buffer import BATCH, Buffer, Entry, Stats, weight
@@ -43,6 +44,8 @@ class Unsaid:
     events: tuple[str, ...] = ()
     snapshot: Mapping[str, str] = field(default_factory=dict)
     ran_ms: int = NOT_RUN
+    batch: int = 0
+    """The number of the last batch before them."""
 
 
 class Publisher:
@@ -58,11 +61,13 @@ class Publisher:
         batch: int = 0,
         left: Reading | None = None,
         hold: bool = False,
+        sealer: Sealer | None = None,
     ) -> None:
         """``on_lost``: called once, from the thread, when the lease turns out to be lost.
         ``crew``: where the thread comes from. ``batch``, ``left``: the number of the last batch
         that an earlier supervisor of the attempt sent, and what it left. ``hold``: send nothing
-        before `begin`."""
+        before `begin`. ``sealer``: signs what is sent."""
+        self._sealer = sealer
         self._records = records
         self._lease = lease
         self._on_lost = on_lost
@@ -78,7 +83,7 @@ class Publisher:
         """Called from the thread: before these offsets, by stream, all is published."""
         self.lost = False
         self.batch = batch
-        """The number of the last batch that was sent."""
+        """The number of the last batch that was sent, and is known to have come."""
         self.seq = 0
         """Of the last event that was published."""
         self.on_gone: Callable[[], None] = lambda: None
@@ -158,6 +163,7 @@ class Publisher:
             events=tuple(bodies),
             snapshot=_snapshot(left, bodies),
             ran_ms=round((time.monotonic() - self._ran_at) * 1000) if runs else NOT_RUN,
+            batch=self.batch,
         )
 
     def _wake(self, wake: bool) -> None:
@@ -195,8 +201,9 @@ class Publisher:
 
     def _send(self, batch: list[Entry], left: Reading | None) -> bool:
         """Send until Redis has answered. False once the lease is lost."""
-        self.batch += 1
+        number = self.batch + 1
         bodies = [tagged(entry.said()) for entry in batch]
+        sealed = bodies if self._sealer is None else self._sealer.seal(bodies, number)
         state, wait = batch[-1].state, 0.05
         snapshot = _snapshot(batch, bodies)
         if left is not None:
@@ -205,10 +212,10 @@ class Publisher:
             try:
                 self.seq = self._records.publish(
                     self._lease,
-                    bodies,
+                    sealed,
                     state=state,
                     snapshot=snapshot,
-                    batch=self.batch,
+                    batch=number,
                 )
             except RecordGone:
                 if self.lost:
@@ -227,6 +234,7 @@ class Publisher:
                 time.sleep(wait)
                 wait = min(wait * 2, _AGAIN_AT_MOST_S)
             else:
+                self.batch = number
                 self.stats.batches += 1
                 self._count(batch)
                 return True

@@ -16,6 +16,7 @@ from tasks.following import follow
 from tasks.state import JobState
 from tests.support.cluster import Cluster
 from tests.support.contained import Contained
+from tests.support.proof import proven, root_of
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -51,6 +52,19 @@ except OSError as error:
 open("/job/output/mine.txt", "w").write("kept")
 print(json.dumps(out), flush=True)
 """
+
+
+def test_what_its_node_says_of_it_is_signed(contained: Contained) -> None:
+    done = contained.cluster.submit({"command": ["sh", "-c", "echo hello; exit 0"]})
+    failed = contained.cluster.submit({"command": ["sh", "-c", "exit 3"]})
+    root = root_of(contained.cluster)
+    assert done.get(timeout=120, trust=root)["mode"] == "docker"
+    with pytest.raises(JobFailed, match="exited with 3"):
+        failed.get(timeout=120, trust=root)
+    [started] = [one.event for one in proven(contained.cluster, done) if one.type == "started"]
+    assert isinstance(started, events.Started)
+    assert started.sandbox["seen"]
+    proven(contained.cluster, failed)
 
 
 def test_an_untrusted_training_is_confined_and_computes_what_a_native_one_does(

@@ -94,7 +94,7 @@ def test_what_is_held_goes_at_once_when_it_begins(records: Records, lease: Lease
     publisher.begin()
     wait_until(lambda: len(sent(records, lease)) == 1, what="it is sent")
     assert records.get(lease.job_id).state is JobState.RUNNING
-    assert publisher.close() == Unsaid()
+    assert publisher.close() == Unsaid(batch=1)
 
 
 def test_a_job_that_ran_and_is_queued_again_does_not_expire(records: Records) -> None:

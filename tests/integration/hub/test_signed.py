@@ -49,6 +49,8 @@ def test_a_job_of_delay_is_signed_in_its_record_and_the_key_stays_at_home(
 ) -> None:
     sent = train.delay({"command": ["true"]}, key=KEY)
     found = JobConfig.parse(records.get(sent.id).spec)
+    # what the producer compares with what its node will have signed
+    assert sent.submitted.with_job_id(sent.id).digest() == records.get(sent.id).spec_digest
     assert ring.standing(found, 4e9 if found.signature is None else _issued(found)).key
     everything = b"".join(
         hub.server.client(decode=False).dump(key) or b"" for key in hub.client.keys("*")

@@ -1,0 +1,82 @@
+"""`AsyncResult` of a job: Celery's, which can also ask for proof of what it is told."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.exceptions import TimeoutError as CeleryTimeout
+from celery.result import AsyncResult
+
+from tasks.errors import JobFailed, JobRejected, NotSigned, UnknownJob
+from tasks.publishing import reachable
+from tasks.roots import TrustRoot
+from tasks.state import JobState
+from tasks.vouching import End, check_end
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.job import JobConfig
+
+
+class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
+    """Celery's `AsyncResult`, with ``get(trust=…)`` and `prove`."""
+
+    submitted: JobConfig | None = None
+    """The job, where this process has submitted it."""
+
+    def get(
+        self,
+        timeout: float | None = None,
+        *args: Any,
+        trust: TrustRoot | str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Celery's. With ``trust``, whatever it returns or raises of the job's end is proven first.
+
+        ``trust``: see `prove`. Raises beside what Celery's raises what `prove` raises.
+        """
+        if trust is None:
+            return super().get(timeout, *args, **kwargs)
+        root = TrustRoot.of(trust)
+        try:
+            found = super().get(timeout, *args, **kwargs)
+        except CeleryTimeout:
+            raise
+        except Exception:  # how the job failed, or a parent of it
+            if self._cache is not None:
+                self.prove(root)
+            raise
+        self.prove(root)
+        return found
+
+    def prove(self, trust: TrustRoot | str | os.PathLike[str]) -> str:
+        """The node that has signed how the job ended, and what `result` is.
+
+        ``trust``: a `tasks.roots.TrustRoot`, or the path of one. Raises KeyUnusable, NotSigned,
+        NodeUntrusted, Forged, RedisUnavailable.
+        """
+        root = TrustRoot.of(trust)
+        end = self._end(self._get_task_meta())
+        with reachable(self.app.hub):
+            try:
+                record = self.app.records.get(self.id)
+            except UnknownJob as error:
+                raise NotSigned(f"{error}; so there is no signature of its end") from None
+        job = self.submitted
+        spec = None if job is None else job.with_job_id(self.id).digest()
+        return check_end(record, end, root, spec=spec)
+
+    def _end(self, meta: Mapping[str, Any]) -> End:
+        """What Celery tells of the end. Raises NotSigned: nothing that a node says."""
+        status, result = meta["status"], meta["result"]
+        if status == states.SUCCESS and isinstance(result, dict):
+            return End(state=JobState.SUCCEEDED, result=result or None)
+        if status == states.FAILURE and isinstance(result, JobFailed):
+            state = JobState.REJECTED if isinstance(result, JobRejected) else JobState.FAILED
+            return End(state=state, reason=result.reason, message=result.message)
+        if status == states.REVOKED and isinstance(result, Exception):
+            return End(state=JobState.CANCELLED, message=str(result.args[0] if result.args else ""))
+        raise NotSigned(f"job {self.id}: {status} ({result!r:.200}) is nothing that a node signs")
