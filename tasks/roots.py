@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ class TrustRoot:
                 text = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise KeyUnusable(f"trust {path}: cannot be read: {error.strerror}") from None
-        if os.name == "posix" and (
+        if sys.platform != "win32" and (
             about.st_mode & _WRITABLE or about.st_uid not in (0, os.geteuid())
         ):
             raise KeyUnusable(
