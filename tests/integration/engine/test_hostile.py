@@ -8,12 +8,17 @@ is what a job meets.
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.integration.engine.jobs import LIMITS, Jobs, clean_jobs
+from tests.support import engine
+from tests.support.listeners import RAW, listeners, tries, with_the_hosts_network
+from tests.support.networks import network
 from tests.support.runtimes import Heard, hear
 from tests.support.waiting import wait_until
 from worker.plan import StopCause
@@ -218,19 +223,33 @@ def test_writes_where_it_may_not(jobs: Jobs, tmp_path: Path) -> None:
 
 
 def test_reaches_no_network(jobs: Jobs) -> None:
-    heard, _ = jobs.run(
-        "import socket\n" + REFUSED + "def dial(family, address):\n"
-        "    made = socket.socket(family, socket.SOCK_STREAM); made.settimeout(3)\n"
-        "    made.connect(address)\n"
-        "refused('v4', lambda: dial(socket.AF_INET, ('1.1.1.1', 80)))\n"
-        "refused('host', lambda: dial(socket.AF_INET, ('127.0.0.1', 22)))\n"
-        "refused('engine', lambda: dial(socket.AF_UNIX, '/var/run/docker.sock'))\n"
-        "refused('dns', lambda: socket.getaddrinfo('example.org', 80))\n"
-        "refused('raw', lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))\n"
-        "refused('packet', lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3))\n"
-    )
-    assert b"DONE" not in heard.out
-    assert heard.out.count(b"refused") == 6
+    """Nothing of what a container with the host's network does reach."""
+    client = engine.raw(jobs.socket)
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        addresses = _own_address()
+        if jobs.engine != "podman":  # this host may have no other, and root can make one
+            addresses = [stack.enter_context(network(client)).gateway]
+        found = stack.enter_context(listeners(*addresses))
+        found["engine"] = ("AF_UNIX", "SOCK_STREAM", str(jobs.socket))
+        # rootless, nobody has a right to the host's network beside using it
+        rights = RAW if jobs.engine != "podman" else {}
+        control = with_the_hosts_network(client, tries({**found, **rights}), jobs.socket)
+        reached = {line.split()[1] for line in control.splitlines() if line[:7] == "REACHED"}
+        assert reached == {*found, *rights}, control
+        heard, _ = jobs.run(tries({**found, **RAW}))
+        assert heard.out.count(b"refused") == len(found) + len(RAW), heard.out
+        assert b"REACHED" not in heard.out
+
+
+def _own_address() -> list[str]:
+    """This host's towards elsewhere; none where there is no way to anywhere."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        try:
+            made.connect(("192.0.2.1", 9))
+        except OSError:
+            return []
+        return [made.getsockname()[0]]
 
 
 def test_raises_no_privilege(jobs: Jobs) -> None:
