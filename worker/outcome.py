@@ -144,6 +144,11 @@ def _by_claim(evidence: Evidence) -> tuple[FailureReason, str] | None:
     if evidence.completed and not evidence.success:
         return FailureReason.USER_ERROR, evidence.error or "reported that it failed"
     if evidence.must_complete and not evidence.completed:
+        if evidence.exit.cause is StopCause.ENGINE:
+            return FailureReason.ENGINE_ERROR, (
+                "exited with 0 while or after the container engine was away, and its `complete` "
+                "line did not come through"
+            )
         return FailureReason.INVALID_OUTPUT, "exited with 0 and printed no `complete` line"
     if evidence.missing_output:
         return FailureReason.INVALID_OUTPUT, evidence.missing_output

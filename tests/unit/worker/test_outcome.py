@@ -1,0 +1,42 @@
+"""How an attempt ended, from the evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.state import FailureReason, JobState
+from worker.outcome import Evidence, decide
+from worker.plan import ExitStatus, StopCause
+
+pytestmark = pytest.mark.unit
+
+ENGINE = {"cause": StopCause.ENGINE}
+
+
+@pytest.mark.parametrize(
+    ("end", "said", "reason"),
+    [
+        ({"code": 0}, {}, None),
+        ({"code": 0}, {"completed": True, "success": True, "must_complete": True}, None),
+        ({"code": 0}, {"must_complete": True}, FailureReason.INVALID_OUTPUT),
+        ({"code": 0}, {"completed": True, "error": "no"}, FailureReason.USER_ERROR),
+        ({"code": 0, "oom": True}, {}, None),
+        ({"code": 1, "oom": True}, {}, FailureReason.OUT_OF_MEMORY),
+        ({"code": 1}, {"completed": True, "success": True}, FailureReason.USER_ERROR),
+        ({"code": None, "cause": StopCause.OUTPUT}, {}, FailureReason.OUTPUT_TOO_LARGE),
+        ({"code": None, **ENGINE}, {}, FailureReason.ENGINE_ERROR),
+        # what it said last may have been lost with the engine
+        ({"code": 0, **ENGINE}, {}, None),
+        ({"code": 0, **ENGINE}, {"must_complete": True}, FailureReason.ENGINE_ERROR),
+        ({"code": 0, **ENGINE}, {"must_complete": True, "completed": True, "success": True}, None),
+    ],
+)
+def test_its_end_and_its_words(
+    end: dict[str, Any], said: dict[str, Any], reason: FailureReason | None
+) -> None:
+    found = decide(Evidence(exit=ExitStatus(**end), **said))
+    assert found.reason is reason
+    assert found.state is (JobState.FAILED if reason else JobState.SUCCEEDED)
+    assert found.retry is (reason is FailureReason.ENGINE_ERROR)
