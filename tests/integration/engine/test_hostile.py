@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.listeners import RAW, listeners, tries, with_the_hosts_networ
 from tests.support.networks import network
 from tests.support.runtimes import Heard, hear
 from tests.support.waiting import wait_until
+from worker.keeper import cgroups
 from worker.plan import StopCause
 from worker.runtimes.base import Chunk, Status
 
@@ -395,3 +397,31 @@ def test_uses_no_more_cpus_than_it_may(jobs_of_the_hosts_kernel: Jobs) -> None:
         assert heard.out == b"refused cpus PermissionError\n1\n"
     else:
         assert "cpu" in jobs.keeps
+
+
+def test_is_held_back_where_it_would_use_more_than_its_share(jobs: Jobs) -> None:
+    """Two processes that compute without end, with half a CPU: the kernel itself counts how often
+    it made them wait, and what they got."""
+    if "cpu" not in jobs.keeps or jobs.runtime.making.shortfall().ignored:
+        pytest.skip("no quota is kept on this host: the test above shows what is done instead")
+    handle = jobs.start(
+        "import os\nos.fork()\nprint('up', flush=True)\nwhile True: pass",
+        limits=replace(LIMITS, cpu_cores=0.5),
+    )
+    hear(handle, until=up)
+    groups = cgroups.groups(handle._kept._link.job_pid)
+    place = groups.get("cpu", groups.get(cgroups.V2))
+    meter = cgroups.Meter(groups)
+
+    def counted() -> tuple[int, float]:
+        meter.look()
+        return cgroups.words(place, "cpu.stat")["nr_periods"], meter.cpu_seconds
+
+    first, before = counted()
+    wait_until(lambda: counted()[0] >= first + 20, timeout=60, what="twenty periods")
+    last, after = counted()
+    assert cgroups.words(place, "cpu.stat")["nr_throttled"] > 0
+    # a period is a tenth of a second, of which it may use half; and one more was begun
+    assert after - before <= 0.05 * (last - first + 2) * 1.2
+    handle.fence()
+    hear(handle, timeout=30)
