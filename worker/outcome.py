@@ -146,8 +146,8 @@ def _by_claim(evidence: Evidence) -> tuple[FailureReason, str] | None:
     if evidence.must_complete and not evidence.completed:
         if evidence.exit.cause is StopCause.ENGINE:
             return FailureReason.ENGINE_ERROR, (
-                "exited with 0 while or after the container engine was away, and its `complete` "
-                "line did not come through"
+                "exited with 0 while the container engine was away, and its `complete` line did "
+                "not come through"
             )
         return FailureReason.INVALID_OUTPUT, "exited with 0 and printed no `complete` line"
     if evidence.missing_output:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import redis
 
@@ -46,7 +46,7 @@ from worker.limits import effective_timeout
 from worker.note import Note, remember
 from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NATIVE, NodeParts
-from worker.plan import AttemptId, ExitStatus, LaunchPlan, SecretFiles
+from worker.plan import AttemptId, ExitStatus, LaunchPlan, SecretFiles, StopCause
 from worker.result import missing_output, success_result
 from worker.runtimes.base import Handle
 from worker.stream.decoder import Decoder
@@ -63,6 +63,9 @@ log = logging.getLogger(__name__)
 _HEARD_AT_ONCE_S = 0.5
 _TELL_OF_A_PULL_S = 5.0
 _GONE_AGAIN_S = 0.2
+_LAST_WORDS_LOST: Final = (
+    "[the container engine was away when the container ended: the last of its output may be lost]"
+)
 
 
 class _Ended(Exception):
@@ -532,6 +535,8 @@ class Run:
             raise LeaseLost(str(self._id))
         if self._mask is not None:
             exit_ = replace(exit_, error=self._mask.text(exit_.error))
+        if exit_.cause is StopCause.ENGINE:
+            self._publisher.offer(events.Log(stream="stderr", lines=(_LAST_WORDS_LOST,)))
         used = {} if self._devices is None else self._devices.totals()
         self._publisher.state(
             events.Usage(

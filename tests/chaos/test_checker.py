@@ -13,6 +13,9 @@ from tests.chaos.checker import Entry, Expected, Run, Told, check, parse
 pytestmark = pytest.mark.unit
 
 TOKEN = 7
+LOST_BY_THE_ENGINE = (
+    "[the container engine was away when the container ended: the last of its output may be lost]"
+)
 
 
 def entry(what: str, t: int, *, token: int = TOKEN, code: int = 0) -> Entry:
@@ -104,6 +107,10 @@ PLANTED: dict[str, tuple[str, Callable[[Run], object]]] = {
         "stream",
         lambda run: events(run, lambda rows: rows[2].update(lines=[])),
     ),
+    "a line lost in the midst, though an engine was away": (
+        "stream",
+        lambda run: events(run, lambda rows: rows[1].update(lines=[LOST_BY_THE_ENGINE])),
+    ),
     "a line that came twice": (
         "stream",
         lambda run: events(
@@ -149,6 +156,12 @@ def test_a_planted_violation_is_found(planted: str) -> None:
     run = good()
     plant(run)
     assert rule in {one.rule for one in check(run)}
+
+
+def test_last_words_that_an_engine_lost_are_not_missed() -> None:
+    run = good()
+    events(run, lambda rows: rows[2].update(lines=[LOST_BY_THE_ENGINE]))
+    assert check(run) == []
 
 
 def test_the_next_of_a_chain_that_failed_is_not_missed() -> None:

@@ -67,7 +67,7 @@ class ContainerSubject:
         self._ask = False
         """The engine is to be asked what has become of it."""
         self._away = False
-        """The engine was away since the container started: it may have ended it."""
+        """The engine is away, or was when the container ended: it may have ended it."""
         self._retry_at = 0.0
         self._back_off = 0.05
         self._handle = -1
@@ -344,7 +344,7 @@ class ContainerSubject:
         if self._dead_at < math.inf:
             self._later(now)  # it is dead, and the engine has not noticed yet
             return
-        self._ask = False
+        self._ask = self._away = False  # the engine has not ended it
 
     def _hear_end(self) -> None:
         assert self._waiting is not None  # noqa: S101 - it is watched only while there is one

@@ -148,6 +148,24 @@ def test_the_engine_is_killed_and_comes_back(start_contained: Start) -> None:
         node.wait_clean()
 
 
+def test_a_container_ends_while_its_engine_is_away(start_contained: Start) -> None:
+    """Its end is known all the same; and that its last words may be lost, which Docker's are."""
+    with Dockerd(options=["--live-restore"], own_containerd=True) as own:
+        engine.import_base(own.socket)
+        node = start_contained(socket=own.socket, lease_ttl=20.0)
+        traced = Traced(node, image=engine.BASE)
+        pid = node.raw.inspect_container(node.containers()[0]["Id"])["State"]["Pid"]
+        own.kill()
+        (traced.place / "go").touch()
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), timeout=30, what="its end")
+        own.start()
+        assert traced.job.get(timeout=60)["attempt"] == 1
+        said = node.cluster.logged(traced.job)
+        assert said[0] == "at work"
+        assert "the container engine was away" in said[-1]
+        node.wait_clean()
+
+
 def test_the_engine_is_stopped_and_takes_its_containers_along(start_contained: Start) -> None:
     with Dockerd() as own:
         engine.import_base(own.socket)
