@@ -1,6 +1,6 @@
 """The runtime port: few verbs, the same for native, docker, podman and fake.
 
-One contract suite (`tests/contract/test_runtime.py`) runs against all of them.
+One contract suite (`tests/contract`) runs against all of them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+"""The death of a keeper: what it leaves is found before its grant is given again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tasks.errors import KeeperError, RuntimeUnavailable
+from tests.integration.keeper.jobs import DAEMON, gone, keeper_of, line, plan, start
+from tests.support.runtimes import Places, hear, soon
+from tests.support.waiting import wait_until
+from worker.devices.leases import LeaseFile, held
+from worker.devices.pool import DevicePool
+from worker.keeper import lock, procfs
+from worker.keeper.settle import Settlement, settle
+from worker.runtimes.base import Status
+from worker.runtimes.native import NativeRuntime
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="keepers need Linux"),
+]
+
+
+@pytest.mark.parametrize("arguments", ["", "scrub=True", "close=True"])
+def test_a_dead_keepers_daemon_is_found_before_the_next_grant(
+    places: Places, runtime: NativeRuntime, arguments: str
+) -> None:
+    handle, made = start(
+        runtime, places, DAEMON + f"print(daemon({arguments}), flush=True)\ntime.sleep(600)"
+    )
+    survivor = int(line(handle))
+    lease = places.leases[0].path
+    [job] = [p for p in procfs.descendants(keeper_of(made)) if p.pid != survivor]
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: gone(job.pid), what="the job dies with its keeper")
+    with pytest.raises(KeeperError, match="keeper"):
+        hear(handle)
+    assert handle.status() is Status.GONE
+    with pytest.raises(KeeperError):
+        handle.beat(soon())
+    assert not gone(survivor)
+    if "close" not in arguments:
+        name = lease.name.removesuffix(".lease")
+        assert LeaseFile.acquire(lease.parent, name, {}) is None
+    settled = settle(made.state)
+    assert settled.outcome is Settlement.SETTLED
+    assert settled.killed == (survivor,)
+    assert gone(survivor)
+    assert not held(lease)
+    assert places.left_behind() == []
+    assert settle(made.state).outcome is Settlement.SETTLED
+    handle.remove()
+
+
+def test_remove_settles_what_a_dead_keeper_left(places: Places, runtime: NativeRuntime) -> None:
+    handle, made = start(runtime, places, DAEMON + "print(daemon(), flush=True)\ntime.sleep(600)")
+    survivor = int(line(handle))
+    os.kill(keeper_of(made), signal.SIGKILL)
+    handle.remove()
+    assert gone(survivor)
+    assert places.left_behind() == []
+
+
+def test_settle_leaves_a_living_attempt_alone(places: Places, runtime: NativeRuntime) -> None:
+    handle, made = start(runtime, places, "print('up', flush=True); import time; time.sleep(600)")
+    line(handle)
+    assert settle(made.state).outcome is Settlement.ALIVE
+    assert handle.status() is Status.RUNNING
+    handle.remove()
+
+
+def test_a_slot_is_granted_only_after_its_dead_keeper_is_settled(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    pool = DevicePool(leases=places.root / "leases", attempts=places.state / "attempts")
+    made = plan(places, DAEMON + "print(daemon(), flush=True)\ntime.sleep(600)")
+    with pool.grant_cpu("cpu0") as held_grant:
+        assert held_grant.grant.env["CUDA_VISIBLE_DEVICES"] == ""
+        with pytest.raises(RuntimeUnavailable, match="cpu0 is held"):
+            pool.grant_cpu("cpu0")
+        handle = runtime.start(replace(made, grant=held_grant.grant), soon())
+    survivor = int(line(handle))
+    with pytest.raises(RuntimeUnavailable, match="cpu0 is held"):
+        pool.grant_cpu("cpu0")
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: not lock.alive(made.state), what="the keeper is dead")
+    with pool.grant_cpu("cpu0"):
+        assert gone(survivor)
+    handle.remove()

@@ -1,0 +1,114 @@
+"""What a job is given, and what a start that fails leaves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from tasks.errors import RuntimeUnavailable
+from tests.integration.keeper.jobs import keeper_of, line, plan, start
+from tests.support.runtimes import Places, hear, soon
+from tests.support.waiting import wait_until
+from worker.keeper import procfs
+from worker.plan import Limits
+from worker.runtimes.base import Status
+from worker.runtimes.native import NativeRuntime
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="keepers need Linux"),
+]
+
+
+def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
+    source = """
+    import json, os, resource
+    status = dict(l.split(':', 1) for l in open('/proc/self/status').read().splitlines())
+    print(json.dumps({
+        'env': dict(os.environ), 'cwd': os.getcwd(), 'umask': status['Umask'].strip(),
+        'fds': sorted(set(os.listdir('/proc/self/fd'))), 'nnp': status['NoNewPrivs'].strip(),
+        'ignored': status['SigIgn'].strip(), 'blocked': status['SigBlk'].strip(),
+        'core': resource.getrlimit(resource.RLIMIT_CORE)[1],
+        'nofile': resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        'fsize': resource.getrlimit(resource.RLIMIT_FSIZE)[0],
+        'cpus': len(os.sched_getaffinity(0)), 'stdin': os.readlink('/proc/self/fd/0'),
+        'oom': int(open('/proc/self/oom_score_adj').read()), 'sid': os.getsid(0) == os.getpid(),
+    }))
+    """
+    limits = Limits(nofile=123, output_mb=3, cpu_cores=0.5)
+    handle, made = start(runtime, places, source, limits)
+    seen = json.loads(line(handle))
+    marker = {"CYXWIZ_ATTEMPT": str(made.attempt), "CYXWIZ_ATTEMPT_STATE": str(made.state)}
+    environment = {k: v for k, v in seen["env"].items() if k != "LC_CTYPE"}  # Python's own
+    assert environment == dict(made.env) | marker
+    assert seen["cwd"] == str(made.scratch)
+    assert seen["umask"] == "0077"
+    # the three streams, the lease, and the descriptor that lists them
+    assert len(seen["fds"]) == 5
+    assert seen["nnp"] == "1"
+    assert int(seen["blocked"], 16) == 0
+    python_ignores = (1 << signal.SIGPIPE - 1) | (1 << signal.SIGXFSZ - 1)
+    # 32 and 33 are the C library's own, which no program can set; make starts its children with
+    # them ignored
+    libc = (1 << 32 - 1) | (1 << 33 - 1)
+    assert int(seen["ignored"], 16) & ~libc == python_ignores
+    assert (seen["core"], seen["nofile"], seen["fsize"]) == (0, 123, 4 << 20)
+    assert seen["cpus"] == 1
+    assert seen["stdin"] == "/dev/null"
+    assert seen["oom"] == 500
+    assert seen["sid"]
+    hear(handle)
+    handle.remove()
+
+
+def test_a_path_longer_than_a_sockets(places: Places) -> None:
+    deep = Places(places.root / ("d" * 60) / ("e" * 60))
+    runtime = NativeRuntime(state_root=deep.state, abandon_after=30)
+    made = plan(deep, "import time; print('up', flush=True); time.sleep(600)")
+    handle = runtime.start(made, soon())
+    deep.release()
+    line(handle)
+    handle.detach()
+    [again] = runtime.recover()
+    again.remove()
+    assert deep.left_behind() == []
+    runtime.close()
+
+
+def test_a_big_configuration_reaches_the_job(places: Places, runtime: NativeRuntime) -> None:
+    made = plan(places, "import os; print(sum(map(len, os.environ.values())))")
+    env = dict(made.env) | {f"PART_{i}": "x" * 100_000 for i in range(8)}
+    handle = runtime.start(replace(made, env=env), soon())
+    assert int(line(handle)) > 800_000
+    hear(handle)
+    handle.remove()
+
+
+def test_start_that_fails_leaves_nothing(places: Places, runtime: NativeRuntime) -> None:
+    made = plan(places, "")
+    with pytest.raises(RuntimeUnavailable, match="attempts"):
+        runtime.start(replace(made, state=places.root / "elsewhere"), soon())
+    never_opened = 9999
+    with pytest.raises(RuntimeUnavailable):
+        runtime.start(replace(made, grant=replace(made.grant, fds=(never_opened,))), soon())
+    assert places.left_behind() == []
+
+
+def test_a_supervisor_that_does_not_read_does_not_block_the_keeper(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    source = "import sys\nwhile True: sys.stdout.write('x' * 65536); sys.stderr.write('y' * 65536)"
+    handle, made = start(runtime, places, source)
+    # what it sends is never read nor acknowledged, and verbs get through all the same
+    began = time.monotonic()
+    handle.pause()
+    wait_until(lambda: handle.status() is Status.PAUSED, timeout=5, what="paused")
+    handle.fence()
+    assert time.monotonic() - began < 5
+    wait_until(lambda: procfs.descendants(keeper_of(made)) == [], what="all are dead")
+    handle.remove()
