@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support import engine, local_images
-from tests.support.dockerd import REPO
+from tests.support.guard import REPO
 from tests.support.redis_server import free_port
 
 FILES = REPO / "compose"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import docker
 
-from tests.support.dockerd import REPO
+from tests.support.guard import REPO
 
 sys.path.insert(0, str(REPO / "images"))
 import local_base

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support import compose
-from tests.support.dockerd import REPO
+from tests.support.guard import REPO
 
 UNIT = compose.FILES / "cyxwiz-node.service"
 

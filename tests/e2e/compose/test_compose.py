@@ -18,8 +18,8 @@ from tasks.trust import SigningKey
 from tests.support import compose, engine
 from tests.support.cli import Cli
 from tests.support.compose import Stack
-from tests.support.dockerd import REPO
 from tests.support.flower import AUTHORIZATION
+from tests.support.guard import REPO
 from tests.support.waiting import wait_until
 from worker.trust.acl import Role, acl_line
 

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from tests.support import engine
-from tests.support.dockerd import REPO, Dockerd
+from tests.support.dockerd import Dockerd
 from tests.support.gpus import hook, stand_in
+from tests.support.guard import REPO
 
 IMAGE = "cyxwiz/executor:cuda12-latest"
 """`engine.BASE` with the runner in it, as the executor images have it."""
