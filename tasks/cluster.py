@@ -137,6 +137,13 @@ class Cluster:
         rest = names[limit - 1] if len(names) > limit else ""
         return Page(items=tuple(read_nodes(self.client, self.keys, names[:limit])), next=rest)
 
+    def node_names(self, beginning: str, *, limit: int = _PAGE) -> list[str]:
+        """Some of the names of `nodes` that begin so."""
+        top = f"({beginning}\xff" if beginning else "+"
+        low = f"[{beginning}" if beginning else "-"
+        found: Any = self.client.zrangebylex(self.keys.node_names, low, top, 0, limit)
+        return list(found)
+
     def node(self, name: str) -> NodeView | None:
         """One node; None if nothing is known of it."""
         return next(iter(read_nodes(self.client, self.keys, [name])), None)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.text import say, say_json
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @click.option("--why", default="", metavar="TEXT", help="For people: stands in the job's record.")
 @hub_options
 @json_option
@@ -46,7 +47,7 @@ def _asks(what: str, asked_for: str, help_text: str) -> click.Command:
     """The command that asks ``what`` (a `tasks.control.Ask`) of a running job."""
 
     @click.command(what, help=help_text)
-    @click.argument("job_id", metavar="ID")
+    @click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
     @hub_options
     @json_option
     @guarded

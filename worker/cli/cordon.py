@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from worker.cli import completing
 from worker.cli.cluster import looking
 from worker.cli.exits import CommandFailed, guarded
 from worker.cli.hub import hub_options, json_option
@@ -24,7 +25,7 @@ _why = click.option(
 
 
 @click.command()
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completing.nodes)
 @_why
 @hub_options
 @json_option
@@ -43,7 +44,7 @@ def cordon(
 
 
 @click.command()
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completing.nodes)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
@@ -88,7 +89,7 @@ def drain(
 
 
 @click.command()
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completing.nodes)
 @hub_options
 @json_option
 @guarded

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, reached
 from worker.cli.keys import key_option
@@ -16,7 +17,7 @@ from worker.cli.text import safe
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @click.argument("argv", nargs=-1, required=True, metavar="-- COMMAND...", type=click.UNPROCESSED)
 @key_option
 @click.option(

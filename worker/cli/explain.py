@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli import completing
 from worker.cli.cluster import looking
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option
@@ -14,7 +15,7 @@ from worker.cli.text import columns, duration, safe, say, say_json
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @hub_options
 @json_option
 @guarded

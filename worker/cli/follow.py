@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.proof import trust_option
 
 
 @click.command()
-@click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("job_ids", nargs=-1, required=True, metavar="ID...", shell_complete=completing.jobs)
 @trust_option
 @hub_options
 @json_option

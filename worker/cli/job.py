@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.proof import prove, trust_option
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @trust_option
 @hub_options
 @json_option

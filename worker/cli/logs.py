@@ -11,6 +11,7 @@ import click
 
 from tasks import events
 from tasks.events import Envelope, to_json
+from worker.cli import completing
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.text import note, safe, say
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @click.option("--follow", "-f", is_flag=True, help="Go on until the job ends.")
 @click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time.")
 @hub_options

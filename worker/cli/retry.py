@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.keys import key_option
@@ -15,7 +16,7 @@ from worker.cli.text import say, say_json
 
 
 @click.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=completing.jobs)
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a field, as for submit."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from worker.cli import completing
 from worker.cli.exits import guarded
 from worker.cli.hub import hub_options, json_option, reached, reaching
 from worker.cli.keys import key_option
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--node",
     metavar="NAME",
+    shell_complete=completing.nodes,
     help="This node shall run them, and no other; it waits for it, should it not be there.",
 )
 @key_option
