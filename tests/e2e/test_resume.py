@@ -81,6 +81,7 @@ def test_on_another_node_it_goes_on_from_what_they_share(
                 half = shared / job.id / "epoch-000009.safetensors"
                 half.write_bytes(whole.read_bytes()[:-1])
                 half.with_name(f"{half.name}.sha256").write_text(f"{'0' * 64}  {half.name}\n")
+                first.forget_leader()
                 second = start_cluster("node-b", extra=storage, **timing)
     assert (nodes[1], nodes[2]) == ("node-a", "node-b")
     assert epochs[1][-1] < 10

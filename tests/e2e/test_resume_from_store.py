@@ -66,6 +66,7 @@ def test_on_another_node_it_goes_on_from_what_was_sent(
                 sent = index.of(job.id)
                 assert sent is not None
                 saved = epochs_in(store, job.id, sent.sha256)
+                first.forget_leader()
                 second = start_cluster("node-b", **timing)
     assert saved >= 2
     assert second is not None

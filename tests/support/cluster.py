@@ -87,6 +87,10 @@ class Cluster:
         key = self.settings.keys.job(job.id)
         self.app.records.client.hdel(key, f"avoid:{self.node.name}")
 
+    def forget_leader(self) -> None:
+        """As ten seconds after the agent that reaped was lost: another one may."""
+        self.app.records.client.delete(self.settings.keys.reaper)
+
     def owner(self, job: AsyncResult) -> str:
         """Which supervisor holds the job's lease."""
         found = self.app.records.client.hget(self.settings.keys.job(job.id), "owner")

@@ -77,6 +77,7 @@ def test_every_key_is_on_the_page() -> None:
         keys.unacked, keys.unacked_index, keys.message_list("QUEUE", 0),
         keys.nonce("NONCE"), keys.put_aside, keys.reaper_seen, keys.exec("TOKEN"),
         keys.cluster_counts, keys.cluster_counts_reader,
+        keys.checkpoints, keys.checkpoints_swept("STORE"),
     }  # fmt: skip
     methods = [name for name in vars(Keys) if not name.startswith("_") and name != "prefix"]
     assert len(made) == len(methods)
