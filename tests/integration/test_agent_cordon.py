@@ -63,7 +63,9 @@ def test_a_cordoned_node_ends_its_jobs_takes_none_and_comes_back(
 ) -> None:
     agent = start(cpu=2)
     agent.wait_ready()
-    assert cluster.capacity().kinds["cpu"].slots == 2
+    wait_until(  # it is ready before it says so
+        lambda: cluster.capacity().kinds["cpu"].slots == 2, what="a heartbeat with both slots"
+    )
     busy = agent.worker_pid("cpu0")
     job = agent.paths.slots / "cpu0.job"
     job.touch()

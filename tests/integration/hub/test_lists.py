@@ -11,7 +11,7 @@ from tasks import listing
 from tasks.cluster import Cluster
 from tasks.events import Started, Succeeded
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lost, Records
+from tasks.record import Claimed, Lost, Records, tagged
 from tasks.state import JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, job_config, run_out, submit, try_claim
@@ -152,7 +152,7 @@ def test_a_record_that_is_written_again_or_buried(
         slot="cpu0",
         gpus=0,
     )
-    records.restore(claimed, whose, 60_000, seq=3, batch=1, event=Started())
+    records.restore(claimed, whose, 60_000, seq=3, batch=1, event=tagged(Started()))
     indexed.step(AGAIN_S)
     assert names(cluster, "ann", JobState.RUNNING) == [lost]
     run_out(records, lost)
