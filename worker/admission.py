@@ -182,7 +182,8 @@ def _unable(
         message = f"secrets: this node has none of the name {', '.join(missing)}"
         return _not_here(message, last_reason)
     if job.network is not Network.NONE and mode is not ExecutionMode.NATIVE and not network:
-        message = f"network: {job.network} is asked for, and this node has none for jobs"
+        only = " (with Docker only, docker.network)" if mode is ExecutionMode.PODMAN else ""
+        message = f"network: {job.network} is asked for, and this node has none for jobs{only}"
         return _not_here(message, last_reason)
     return None
 

@@ -137,3 +137,12 @@ class PodmanSection(Section):
         description="a list of memory, pids and cpu: limits that jobs go without where Podman "
         "does not keep them",
     )
+
+    @field_validator("runtime")
+    @classmethod
+    def _the_hosts_kernel(cls, name: str) -> str:
+        if name.startswith("runsc"):
+            raise ValueError(
+                f"is {name}: jobs get gVisor with Docker only, with docker.runtime: {name}"
+            )
+        return name

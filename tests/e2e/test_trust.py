@@ -13,7 +13,10 @@ from tasks.errors import JobRejected
 from tasks.job import JobConfig
 from tasks.state import JobState
 from tasks.trust import SigningKey, sign
+from tests.integration.hub.support import history
 from tests.support.cluster import Cluster
+from tests.support.waiting import wait_until
+from worker.keeper import secret_files
 from worker.node.audit import check
 
 pytestmark = pytest.mark.e2e
@@ -82,3 +85,36 @@ def test_a_node_runs_what_its_key_signed_and_nothing_else(
     # nobody reads the queue of unsigned jobs
     unsigned = cluster.submit({"command": ["true"]})
     cluster.wait_state(unsigned, JobState.QUEUED)
+
+
+def test_a_native_job_gets_no_secret_that_would_lie_on_a_disk(
+    start_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """It is not started, and nothing of the secret is written."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if secret_files.file_system(disk) == "tmpfs":
+        pytest.skip("the temporary files of this host are in memory")
+    alice = SigningKey.generate()
+    trusted, secrets = tmp_path / "alice.pub", tmp_path / "secrets.yaml"
+    scope = {"native": True, "secrets": ["hf-*"]}
+    trusted.write_text(
+        yaml.safe_dump({"name": "alice", "public_key": str(alice.public), "scope": scope})
+    )
+    trusted.chmod(0o644)
+    secrets.write_text("hf-token: a-secret-of-a-test\n")
+    secrets.chmod(0o600)
+    trust = {"keys": [str(trusted)], "secrets": str(secrets), "secrets_dir": str(disk)}
+    cluster = start_cluster(extra={"trust": trust})
+    job = {"command": ["sh", "-c", "echo ran"], "sandbox": "none", "secrets": ["hf-token"]}
+    sent = cluster.submit(sign(job, alice).to_wire())
+
+    def handed_back() -> bool:
+        return "secrets would lie on a disk" in cluster.record(sent).message
+
+    wait_until(handed_back, timeout=30, what="it is handed back")
+    told = [one.type for one in history(cluster.app.records, sent.id)]
+    assert "started" not in told
+    kept = [path for path in disk.rglob("*") if path.is_file()]
+    assert kept == []
+    cluster.wait_clean()

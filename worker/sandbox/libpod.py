@@ -55,6 +55,11 @@ def specification(
             f"{', '.join(host['GroupAdd'])}: use Docker, or open the device nodes by a udev rule "
             'to everybody of this host, MODE="0666"'
         )
+    if host["NetworkMode"] not in ("none", "default"):
+        raise Unsayable(
+            f"jobs get a network of their own with Docker only, and {host['NetworkMode']} is asked "
+            "for: what it leads to is not proven for rootless Podman"
+        )
     for key, value in host.items():
         if key not in _UNDERSTOOD and value not in (None, "", [], {}, 0, False):
             raise Unsayable(f"Podman is not asked for {key}: what is meant by {value!r} there?")

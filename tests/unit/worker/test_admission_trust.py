@@ -116,6 +116,22 @@ def test_unsigned_jobs_and_narrow_scopes_are_refused_at_once(
         assert refused.reason is FailureReason.UNTRUSTED
 
 
+def test_podman_gives_no_network_and_no_gvisor_whatever_the_key_allows(tmp_path: Path) -> None:
+    node = Node(tmp_path, network=True)
+    podman = EngineReport(facts=EngineFacts(name="podman", version="4.3.1"), available=True)
+    there = {"engine": podman, "mode": "podman"}
+    first = node.decide(ALICE, network="bridge", **there)
+    assert isinstance(first, HandBack)
+    assert "this node has none for jobs (with Docker only, docker.network)" in first.message
+    assert isinstance(node.decide(ALICE, network="bridge", again="untrusted", **there), Refused)
+    refused = node.decide(ALICE, sandbox="gvisor", **there)
+    assert isinstance(refused, Refused)
+    assert refused.reason is FailureReason.SANDBOX_UNAVAILABLE
+    plain = node.decide(ALICE, **there)
+    assert isinstance(plain, Admitted)
+    assert plain.mode == "podman"
+
+
 def test_a_secret_that_the_node_has_not_is_for_another_node_to_give(tmp_path: Path) -> None:
     node = Node(tmp_path, secrets=["hf-*"])
     job = {"secrets": ["hf-a", "hf-b"]}

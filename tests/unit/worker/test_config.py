@@ -90,6 +90,13 @@ def test_the_samples_comments_are_valid_too(write: Any) -> None:
     assert config.model_fields_set == sections
 
 
+@pytest.mark.parametrize("name", ["runsc", "runsc-kvm"])
+def test_jobs_get_gvisor_with_docker_alone(write: Any, name: str) -> None:
+    assert load(write(f"docker: {{runtime: {name}}}")).docker.runtime == name
+    why = refusal(write(f"podman: {{runtime: {name}}}"))
+    assert f"jobs get gVisor with Docker only, with docker.runtime: {name}" in why
+
+
 def test_every_key_of_the_file_is_read(write: Any) -> None:
     """Each key is set to something that is not its default, and comes back."""
     other: dict[str, dict[str, Any]] = {
