@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.engine.jobs import Jobs, clean_jobs
-from tests.integration.engine.test_sandbox import image
+from tests.integration.engine.test_sandbox import WAITS, image
 from tests.support import engine
 from tests.support.runtimes import hear, soon
 from worker.runtimes.engine.errors import SandboxUnavailable
@@ -40,12 +40,12 @@ def loosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refusal(jobs: Jobs, **differs: Any) -> str:
     """Why nothing is started."""
-    plan = replace(jobs.plan("open('/job/output/ran', 'w')"), **differs)
+    plan = replace(jobs.plan(WAITS), **differs)
     with pytest.raises(SandboxUnavailable) as caught:
         jobs.runtime.start(plan, soon())
     jobs.places.release()
     assert jobs.containers() == []
-    assert not plan.output.exists()
+    assert not plan.state.exists()
     return str(caught.value)
 
 
@@ -55,7 +55,7 @@ def test_an_options_difference_is_refused_before_the_start(
     loosen(monkeypatch)
     why = refusal(jobs)
     assert "ReadonlyRootfs" in why
-    assert "CapDrop" in why
+    assert "Capabilities" in why
 
 
 def test_a_difference_on_the_host_is_refused(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
