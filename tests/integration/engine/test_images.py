@@ -18,6 +18,7 @@ import pytest
 
 from tasks.job import JobConfig
 from tests.integration.engine.jobs import Jobs
+from tests.integration.runner.runs import torch_python
 from tests.support import engine
 from tests.support.guard import REPO
 from tests.support.runtimes import hear, soon
@@ -40,6 +41,17 @@ DIGITS = {
     "epochs": 2,
     "seed": 7,
 }
+CONVOLUTION = {
+    **DIGITS,
+    "model_definition": {
+        "input_shape": [8, 8, 1],
+        "layers": [
+            {"type": "Conv2D", "filters": 4, "kernel_size": 3, "activation": "ReLU"},
+            {"type": "Flatten"},
+            {"type": "Dense", "units": 10},
+        ],
+    },
+}
 
 
 def lines(output: bytes) -> list[dict[str, Any]]:
@@ -47,12 +59,14 @@ def lines(output: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found]
 
 
-def natively(job: dict[str, Any], place: Path) -> list[dict[str, Any]]:
+def natively(
+    job: dict[str, Any], place: Path, python: str = sys.executable
+) -> list[dict[str, Any]]:
     encoded = base64.b64encode(json.dumps(job).encode()).decode()
     for name in ("checkpoints", "output"):
         (place / name).mkdir(parents=True)
     done = subprocess.run(
-        [sys.executable, "-m", "worker.runner", f"--job-config={encoded}"],
+        [python, "-m", "worker.runner", f"--job-config={encoded}"],
         cwd=REPO,
         env={
             "PATH": os.defpath,
@@ -67,12 +81,11 @@ def natively(job: dict[str, Any], place: Path) -> list[dict[str, Any]]:
     return lines(done.stdout)
 
 
-def test_digits_train_in_the_container_as_they_do_natively(jobs: Jobs, tmp_path: Path) -> None:
-    image = engine.executor()
-    job = JobConfig.parse({**DIGITS, "job_id": "digits"})
+def trained(jobs: Jobs, image: str, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a job says that trains in a container of ``image``, and leaves a model of its user's."""
     blank = jobs.plan("")
     plan = container_plan(
-        job=job,
+        job=JobConfig.parse({**given, "job_id": "digits"}),
         attempt=blank.attempt,
         number=1,
         image=image,
@@ -87,15 +100,44 @@ def test_digits_train_in_the_container_as_they_do_natively(jobs: Jobs, tmp_path:
     heard = hear(handle, timeout=120)
     assert heard.exit is not None
     assert heard.exit.code == 0, heard.err[-2000:]
-    inside = lines(heard.out)
-    assert inside[-1]["type"] == "complete"
-    assert inside[-1]["success"] is True
-    model = plan.output / inside[-1]["model_path"].removeprefix("/job/output/")
+    said = lines(heard.out)
+    assert said[-1]["type"] == "complete"
+    assert said[-1]["success"] is True
+    model = plan.output / said[-1]["model_path"].removeprefix("/job/output/")
     assert model.stat().st_uid == 1000
+    handle.remove()
+    return said
+
+
+def test_digits_train_in_the_container_as_they_do_natively(jobs: Jobs, tmp_path: Path) -> None:
+    inside = trained(jobs, engine.executor(), DIGITS)
     outside = natively({**DIGITS, "job_id": "digits"}, tmp_path / "native")
     assert measures(inside) == measures(outside)
     assert len(measures(inside)) == 2
-    handle.remove()
+
+
+def test_the_image_with_pytorch_trains_what_only_that_can(
+    jobs: Jobs, raw: docker.APIClient, tmp_path: Path
+) -> None:
+    """Of the version that this host's tests have, whose newest may carry the libraries of CUDA."""
+    python, site = torch_python(), tmp_path / "versions.txt"
+    versions = (
+        "import sys; from importlib.metadata import version as of\n"
+        "for one in sys.argv[1:]: print(f'{one}=={of(one)}')"
+    )
+    wanted = ("torch", "numpy", "scikit-learn", "safetensors")
+    said = subprocess.run([python, "-c", versions, *wanted], capture_output=True, check=True)
+    site.write_bytes(said.stdout)
+    engine.build_images(jobs.socket, "--requirements", str(site), "cpu-torch")
+    image = "cyxwiz/executor:cpu-torch-latest"
+    assert raw.inspect_image(image)["Config"]["Labels"]["org.cyxwiz.flavour"] == "cpu-torch"
+    inside = trained(jobs, image, CONVOLUTION)
+    assert measures(inside) == measures(
+        natively({**CONVOLUTION, "job_id": "digits"}, tmp_path / "native", python)
+    )
+    assert len(measures(inside)) == 2
+    for tag in raw.inspect_image(image)["RepoTags"]:
+        raw.remove_image(tag)
 
 
 def measures(said: list[dict[str, Any]]) -> list[tuple[float, float]]:
