@@ -6,23 +6,53 @@ Shared by the property tests, the coverage-guided fuzzer and the measurement of 
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tasks import nodes
-from tasks.errors import BadSignature, InvalidJob, KeyUnusable
-from tasks.events import decode, encode
+from tasks.enrolment import Enrolment
+from tasks.errors import BadSignature, InvalidJob, KeyUnusable, NodeUntrusted, Unproven
+from tasks.events import decode, encode, is_end
 from tasks.job import JobConfig
 from tasks.messages import Unfit, check_message, check_record
+from tasks.proving import Checker
+from tasks.recorded import JobRecord
+from tasks.roots import TrustRoot
 from tasks.sequence import Sequence
+from tasks.state import JobState
 from tasks.trust import PublicKey, Stamp
+from tasks.vouching import End, check_end
 from worker.runner import tensorfile
 from worker.runtimes.base import Chunk, Stream
 from worker.stream.decoder import Decoder
 
 _MOST_EVENTS_BYTES: Final = 64 * 1024
+_ROOT: Final = TrustRoot(operators=(PublicKey(bytes(range(32))),))
+_RECORD: Final = JobRecord(
+    job_id="job-1",
+    state=JobState.SUCCEEDED,
+    queue="",
+    user_id="",
+    attempt=1,
+    max_attempts=3,
+    fence=1,
+    node="node-a",
+    slot="cpu0",
+    submitted=1.0,
+    started=1.0,
+    finished=1.0,
+    reason="",
+    message="",
+    cancel="",
+    spec={},
+    result={"n": 1},
+    progress={},
+    seq=3,
+)
 _PLACE: Final = Path(tempfile.mkdtemp(prefix="cyxwiz-fuzz-"))
 
 
@@ -64,6 +94,11 @@ def event(data: bytes) -> None:
         decode(text)
     Sequence("job-1").live(text)
     Sequence("job-1").caught_up([text], 3)
+    for one in Sequence("job-1", Checker("job-1", _ROOT)).live(text) or ():
+        assert not one.signed_by
+        assert not is_end(one.event)
+    with contextlib.suppress(Unproven):
+        Sequence("job-1", Checker("job-1", _ROOT)).caught_up([text], 3)
 
 
 def capability(data: bytes) -> None:
@@ -81,12 +116,22 @@ def checkpoint(data: bytes) -> None:
 
 
 def signature(data: bytes) -> None:
-    """A signature, and a public key."""
+    """A signature, a public key, a trust file, an enrolment, a node's word of an end."""
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(BadSignature):
         Stamp.parse(text)
     with contextlib.suppress(KeyUnusable):
         PublicKey.parse(text)
+    with contextlib.suppress(KeyUnusable):
+        TrustRoot.parse(text)
+    with contextlib.suppress(NodeUntrusted, ValueError, RecursionError):
+        Enrolment.parse(json.loads(text))
+    if text:
+        try:
+            check_end(replace(_RECORD, proof=text), End.of(_RECORD), _ROOT)
+        except Unproven:
+            return
+        raise AssertionError("nobody has signed that")
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
