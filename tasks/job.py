@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Final, Self
@@ -258,7 +259,11 @@ class JobConfig(BaseModel):
 
     def with_job_id(self, job_id: str) -> JobConfig:
         """The same job under ``job_id``. Raises InvalidJob if that can be no job's id."""
-        return JobConfig.parse({**self.to_wire(), "job_id": job_id})
+        if re.search(JOB_ID_PATTERN, job_id) and not job_id.endswith("\n"):
+            made = self.model_copy(update={"job_id": job_id})
+            if len(made.canonical()) <= jsonvalue.MOST_BYTES:
+                return made
+        return JobConfig.parse({**self.to_wire(), "job_id": job_id})  # which says what is wrong
 
     def to_wire(self) -> dict[str, Any]:
         """The configuration as JSON values, without what equals its default."""

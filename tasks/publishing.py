@@ -11,7 +11,6 @@ import base64
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -21,6 +20,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from kombu.exceptions import OperationalError
 from kombu.serialization import dumps
+from kombu.utils.uuid import uuid
 
 from tasks import options
 from tasks.errors import InvalidJob, RedisUnavailable
@@ -41,6 +41,18 @@ _PIPED: Final = (
     "a parent's result is piped into the job, which takes nothing but its own configuration: "
     "write train.si(config) for every step but the first (si: an immutable signature)"
 )
+
+
+_SEND_TASK: Final = ("args", "kwargs", "countdown", "eta", "task_id")
+"""What Celery's `send_task` takes by place, after the name."""
+
+
+class Checked(dict[str, Any]):
+    """A job's configuration as it is sent, by whoever has validated it: once is enough."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__(job.to_wire())
+        self.job = job
 
 
 class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
@@ -67,12 +79,14 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
         """Celery's, but a Redis that refuses is an error within 3 s that names it."""
         if name != TRAIN:
             return super().send_task(name, *args, **kwargs)
-        if len(args) < 5 and kwargs.get("task_id") is None:  # the result has the job's id
-            given = dict(zip(("args", "kwargs"), args, strict=False)) | kwargs
-            kwargs["task_id"] = job_of(given.get("args"), given.get("kwargs"), None).job_id
-        with reachable(self.hub):
-            self.records.ping()  # Celery would first subscribe for the result, and retry for long
-            return super().send_task(name, *args, **kwargs)
+        given = dict(zip(_SEND_TASK, args, strict=False)) | kwargs
+        job = job_of(given.pop("args", None), given.pop("kwargs", None), given.get("task_id"))
+        if job.job_id is None:
+            job = job.with_job_id(uuid())
+        given["task_id"] = job.job_id  # the result has the job's id
+        # Celery subscribes for the result first, and would retry that for long
+        with reachable(self.hub), self.backend.waiting(0.0):
+            return super().send_task(name, (Checked(job),), {}, *args[len(_SEND_TASK) :], **given)
 
 
 _AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
@@ -94,6 +108,25 @@ class reachable:  # noqa: N801 - a context manager, read as a word
             raise unavailable(self._hub.redis_url, error) from error
 
 
+class _Recorded:
+    """A producer of a message that is in its queue already: it came there with the job's record,
+    in one step. What Celery publishes after it goes its way."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self._is_there = True
+
+    def publish(self, *args: Any, **kwargs: Any) -> Any:
+        """kombu's; the first is the job's own message."""
+        if self._is_there:
+            self._is_there = False
+            return None
+        return self._producer.publish(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
 class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
     """Records a job before its message is published."""
 
@@ -107,6 +140,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
                 _refuse_piping(signature)
             if name == TRAIN:
                 message = self._record(message, said)
+                producer = _Recorded(producer)
             return send(producer, name, message, **said)
 
         return send_task_message
@@ -185,7 +219,7 @@ def job_of(args: Any, kwargs: Any, task_id: str | None) -> JobConfig:
             f"train takes one argument, the job's configuration, and got {len(given)}"
             + (f"; {_PIPED}" if len(given) > 1 else "")
         )
-    job = JobConfig.parse(given[0])
+    job = given[0].job if type(given[0]) is Checked else JobConfig.parse(given[0])
     if task_id is None or job.job_id == task_id:
         return job
     if job.job_id is None and job.signature is not None:
@@ -237,7 +271,7 @@ def kombu_message(
                 "delivery_info": {"exchange": "", "routing_key": queue},
                 "priority": priority_step,
                 "body_encoding": "base64",
-                "delivery_tag": str(uuid.uuid4()),
+                "delivery_tag": uuid(),
             },
         }
     )

@@ -70,10 +70,6 @@ class Records:
         self.terminal_ttl_s = terminal_ttl_s
         self._scripts = Scripts(client, keys.prefix)
 
-    def ping(self) -> None:
-        """Ask whether Redis is there."""
-        self.client.ping()
-
     def submit(
         self,
         *,
@@ -87,7 +83,8 @@ class Records:
         message: str,
         needs: Needs | None = None,
     ) -> bool:
-        """Write the record as queued, with its `queued` event. True if new, False if it stood.
+        """Write the record as queued, with its `queued` event, and put its message into its queue.
+        True if new, False if it stood.
 
         ``expires_ms``: positive: from now; negative: minus the ms since the epoch; 0: never.
         ``message``: as kombu's Redis transport would have it in its list, or ''.

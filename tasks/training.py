@@ -15,7 +15,7 @@ from tasks.celery import app
 from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
 from tasks.options import check, with_expiry
-from tasks.publishing import TRAIN, job_of, signed
+from tasks.publishing import TRAIN, Checked, job_of, signed
 from tasks.results import told_with_result
 from tasks.trust import sign
 
@@ -27,6 +27,10 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
     dump the configuration and set the task's id: with `apply_async` alone, a ``job_id`` in a
     group would make its ``.get()`` wait for an id that nobody uses.
     """
+
+    # Of a result that is stored whole, for Celery's log and Flower's list: to make it would else
+    # cost a short job more than its claim.
+    resultrepr_maxsize = 128
 
     # Else the default priority of tasks would stand for the priority of every job.
     from_config = tuple(one for one in Task.from_config if one[0] != "priority")
@@ -66,7 +70,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
         job = with_expiry(job_of(args, kwargs, task_id), options.pop("expires", None))
         if key is not None:
             job = sign(job, key)
-        sent = super().apply_async((job.to_wire(),), {}, task_id or job.job_id, *rest, **options)
+        sent = super().apply_async((Checked(job),), {}, task_id or job.job_id, *rest, **options)
         sent.submitted = job
         return sent
 

@@ -11,6 +11,7 @@ from worker.shadow import ensure_tasks_is_ours
 
 ensure_tasks_is_ours()  # before anything of `tasks` is imported: a user's tasks.py may hide it
 
+import logging  # noqa: E402 - after the check above
 import sys  # noqa: E402 - after the check above
 from typing import Any  # noqa: E402 - after the check above
 
@@ -30,6 +31,9 @@ from worker.slot import SlotProcess  # noqa: E402
 __all__ = ["app"]
 
 app.conf.worker_consumer = "worker.consumer:SlotConsumer"
+for _twice in ("celery.worker.strategy", "celery.app.trace"):
+    # that a job has come, and how it ended, stands in lines of the project's own
+    logging.getLogger(_twice).setLevel(logging.WARNING)
 
 _UNABLE = 78
 """Exit code: EX_CONFIG of sysexits.h."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -283,7 +284,7 @@ class Run:
         try:
             job = JobConfig.parse(self._claim.spec)
             if self._heir is None:
-                self._start(self._plan(job))
+                self._start(job, self._plan(job))
             else:
                 self._go_on(self._heir)
             exit_ = self._watch(job)
@@ -421,11 +422,10 @@ class Run:
             self._told_of_pull = now
             self._publisher.state(events.Pulling(image=image, detail=detail))
 
-    def _start(self, plan: LaunchPlan) -> None:
+    def _start(self, job: JobConfig, plan: LaunchPlan) -> None:
         self._check()
         launcher, admitted = self._launcher, self._admitted
         assert launcher is not None and admitted is not None  # noqa: S101, PT018 - _plan has set it
-        job = JobConfig.parse(self._claim.spec)
         self._audited.starts(job, plan, admitted, self._picked)
         began = time.monotonic()
         self._handle = launcher.runtime.start(plan, self._renewal.deadline)
@@ -461,7 +461,8 @@ class Run:
 
     def _watch(self, job: JobConfig) -> ExitStatus:
         assert self._handle is not None  # noqa: S101 - _start has set it
-        values = secret_files.read(self._parts.paths.attempt(self._id)).values()
+        place = self._parts.paths.attempt(self._id)
+        values = secret_files.read(place).values() if job.secrets else ()
         self._mask = self._execs.mask = Mask(values) if values else None
         timeouts = self._parts.config.timeouts
         self._attempt = Attempt(
@@ -643,6 +644,8 @@ class Run:
         if not removed:
             return  # somebody else may have it by now, and its directories with it
         place = self._parts.paths.job(self._id.job_id)
+        if not os.path.lexists(place):  # the job is over: all that it had here is gone
+            return
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
         self._parts.checkpoints.drop_empty(self._id.job_id)
 

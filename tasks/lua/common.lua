@@ -186,6 +186,11 @@ local function conclude(id, before, after, reason, message, result, ttl, told_wi
   end
 end
 
+-- Where kombu has the messages of a queue's priority step.
+local function list_of(queue, step)
+  return PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step)
+end
+
 -- A message under a delivery tag that no copy of it has.
 local function retagged(id, raw, tag)
   local fresh = id .. '.' .. int(redis.call('HINCRBY', key('job', id), 'pushes', 1))
@@ -202,8 +207,7 @@ local function push(id)
   redis.call('ZREM', PREFIX .. 'delayed', id)
   wait_in(queue, id, step)
   if not raw or raw == '' then return false end
-  redis.call('LPUSH', PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step),
-    retagged(id, raw, tag))
+  redis.call('LPUSH', list_of(queue, step), retagged(id, raw, tag))
   return true
 end
 

@@ -12,5 +12,5 @@ local step = int(cjson.decode(raw).properties.priority or 0)
 local fresh = (string.match(tag, '^(.*)%.r%d+$') or tag) .. '.r' .. int(NOW)
 local from, to = string.find(raw, '"' .. tag .. '"', 1, true)
 if from then raw = string.sub(raw, 1, from) .. fresh .. string.sub(raw, to) end
-redis.call('RPUSH', PREFIX .. queue .. (step == '0' and '' or SEPARATOR .. step), raw)
+redis.call('RPUSH', list_of(queue, step), raw)
 return 1

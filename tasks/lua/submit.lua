@@ -39,4 +39,5 @@ if ARGV[13] ~= '' and not served(ARGV[5]) then
   event = string.sub(event, 1, -2) .. ',"missing":' .. cjson.encode(missing) .. '}'
 end
 emit(id, {event}, 0, '', '')
+if ARGV[10] ~= '' then redis.call('LPUSH', list_of(ARGV[5], ARGV[6]), ARGV[10]) end
 return 'NEW'

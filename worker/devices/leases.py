@@ -18,6 +18,7 @@ from typing import Any, Self
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SUFFIX = ".lease"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LeaseFile:
@@ -41,9 +42,12 @@ class LeaseFile:
                 f"lease name {name!r}: letters, digits, '.', '_' and '-', at most 200, "
                 "beginning with a letter or digit"
             )
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / (name + SUFFIX)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = os.open(path, _FLAGS, 0o600)
+        except FileNotFoundError:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, _FLAGS, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Over what stood there, never truncated first: ext4 would write the file out at once.

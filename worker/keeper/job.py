@@ -1,7 +1,9 @@
 """Forks a native job: what happens between the keeper's fork and the job's first instruction.
 
-Whatever can be made ready before the fork is: each page of memory that the child writes to is
-copied first, and most of what a fork costs is that.
+Whatever can be made ready before the fork is, and what is left is said in as few calls as can be:
+each page of memory that the child touches costs a fault, and one that it writes to is copied. That
+is most of what a fork costs. So signals are set by the C module beneath `signal`, which makes no
+enumerations of them.
 """
 
 # No pathlib here: its import costs each slot a megabyte.
@@ -9,9 +11,11 @@ copied first, and most of what a fork costs is that.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # typeshed has none: see above
 import contextlib
 import os
 import resource
+import select
 import signal
 
 from worker.keeper import prctl, protocol
@@ -36,11 +40,20 @@ IGNORED = frozenset(
 
 # Dispositions that a job must not inherit: the keeper's, Python's, and what this process itself
 # was started with (a daemon's parent may ignore anything).
-_CHANGED = (
-    {number for number in signal.valid_signals() if signal.getsignal(number) is not signal.SIG_DFL}
-    | IGNORED
-    | {signal.SIGCHLD}
-) - {signal.SIGKILL, signal.SIGSTOP}
+_CHANGED = tuple(
+    int(number)
+    for number in (
+        {one for one in signal.valid_signals() if signal.getsignal(one) is not signal.SIG_DFL}
+        | IGNORED
+        | {signal.SIGCHLD}
+    )
+    - {signal.SIGKILL, signal.SIGSTOP}
+)
+_BLOCKED = frozenset(map(int, IGNORED))
+_KILL = int(signal.SIGKILL)
+_EXECUTES_WITHIN_MS = 20
+"""So long a keeper waits until the job's program runs: by then the two share no page of memory any
+more, so that what the keeper writes to next is its own again and need not be copied."""
 
 
 class Started:
@@ -74,6 +87,9 @@ def launch(spec: Spec, leases: list[int]) -> Started:
         os.close(write)
         os.set_blocking(read, False)
     reads = [read for read, _ in pipes]
+    executed = select.poll()
+    executed.register(reads[protocol.STREAMS], select.POLLIN)
+    executed.poll(_EXECUTES_WITHIN_MS)
     return Started(pid, reads[: protocol.STREAMS], reads[protocol.STREAMS])
 
 
@@ -88,49 +104,58 @@ def fork(spec: Spec, writes: list[int], leases: list[int]) -> int:
     spec["env"][protocol.MARKER] = spec["state"]
     for lease in leases:
         os.set_inheritable(lease, True)  # a survivor keeps them held
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     highest = max(map(int, os.listdir("/proc/self/fd")))
+    limits = _limits(spec)
     # A signal that comes before the job has its own dispositions waits for them; while this
     # process's hold, which ignore it, it would be lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
     try:
         pid = os.fork()
         if pid == 0:
-            _become(spec, keeper, writes, sorted({*leases, writes[-1]}), highest, cpus)
+            kept = sorted({*leases, writes[-1]})
+            _become(spec, keeper, (nothing, *writes), kept, highest, cpus, limits)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+        os.close(nothing)
     return pid
 
 
 def _become(
     spec: Spec,
     keeper: int,
-    writes: list[int],
+    streams: tuple[int, ...],
     kept: list[int],
     highest: int,
     cpus: set[int] | None,
+    limits: list[tuple[int, int]],
 ) -> NoReturn:
-    """``kept``: descriptors beside the standard streams; ``highest``: of all that are open."""
-    failure = writes[protocol.STREAMS]
+    """``streams``: its stdin, stdout and stderr, and where to say why it cannot be. ``kept``:
+    descriptors beside them; ``highest``: of all that are open. ``limits``: see `_limits`."""
+    failure = streams[3]
     step = "prepare the process"
     try:
         os.setsid()
-        prctl.die_with_parent(signal.SIGKILL)
+        prctl.die_with_parent(_KILL)
         if os.getppid() != keeper:  # it ended before that could tell: nobody would hold the grant
             os._exit(127)
-        signal.set_wakeup_fd(-1)
+        _signal.set_wakeup_fd(-1)
         for number in _CHANGED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
         os.umask(0o077)
         if cpus:
             os.sched_setaffinity(0, cpus)
         _score_for_oom()
-        _limit(spec)
+        for kind, value in limits:
+            resource.setrlimit(kind, (value, value))
         prctl.no_new_privileges()
-        _arrange_descriptors(writes, kept, highest)
+        _arrange_descriptors(streams, kept, highest)
         step = f"enter {spec['scratch']}"
         os.chdir(spec["scratch"])
         step = f"execute {spec['argv'][0]}"
+        if "/" in spec["argv"][0]:
+            os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell
     except BaseException as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -140,45 +165,44 @@ def _become(
         os._exit(127)
 
 
-def _arrange_descriptors(writes: list[int], kept: list[int], highest: int) -> None:
+def _arrange_descriptors(streams: tuple[int, ...], kept: list[int], highest: int) -> None:
     """Standard streams, those that are kept, and nothing else."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(writes[0], 1)
-    os.dup2(writes[1], 2)
+    os.dup2(streams[0], 0)
+    os.dup2(streams[1], 1)
+    os.dup2(streams[2], 2)
     start = 3
     for one in kept:
         os.closerange(start, one)
         start = one + 1
-    os.closerange(start, max(highest, nothing) + 1)
+    os.closerange(start, highest + 1)
 
 
 def _score_for_oom() -> None:
     """Where the host runs out of memory, the job goes before what looks after it."""
-    with contextlib.suppress(OSError):
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        try:
-            os.write(fd, _OOM_SCORE)
-        finally:
-            os.close(fd)
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)  # closed with all that is not kept
+        os.write(fd, _OOM_SCORE)
+        os.close(fd)
+    except OSError:
+        pass
 
 
-def _limit(spec: Spec) -> None:
-    _lower(resource.RLIMIT_CORE, 0)
+def _limits(spec: Spec) -> list[tuple[int, int]]:
+    """The limits of one process, by `resource`: both, the soft and the hard one."""
+    found = [(resource.RLIMIT_CORE, 0)]
     if spec["nofile"]:
-        _lower(resource.RLIMIT_NOFILE, spec["nofile"])
+        found.append((resource.RLIMIT_NOFILE, spec["nofile"]))
     if spec["output_mb"]:
         # one more, so that what is over the cap is seen to be
-        _lower(resource.RLIMIT_FSIZE, (spec["output_mb"] + 1) * _MIB)
+        found.append((resource.RLIMIT_FSIZE, (spec["output_mb"] + 1) * _MIB))
     if spec["memory_mb"] and spec["limit_data"]:
         # The watchdog is what enforces memory, by what is resident. This only bounds what one
         # process can take between two looks; it counts what is reserved and never touched (thread
         # stacks, arenas), hence the room.
-        _lower(resource.RLIMIT_DATA, 2 * spec["memory_mb"] * _MIB + _DATA_SLACK)
+        found.append((resource.RLIMIT_DATA, 2 * spec["memory_mb"] * _MIB + _DATA_SLACK))
+    return [(kind, _at_most(kind, value)) for kind, value in found]
 
 
-def _lower(kind: int, value: int) -> None:
+def _at_most(kind: int, value: int) -> int:
     hard = resource.getrlimit(kind)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -6,84 +6,85 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tasks.errors import ConfigError
 from worker.plan import AttemptId
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class NodePaths:
     """The state directory of one node, by parts. `create` makes them."""
 
     state_dir: Path
 
-    @property
+    @cached_property
     def agent_lock(self) -> Path:
         """Held by the one agent of this directory."""
         return self.state_dir / "agent.lock"
 
-    @property
+    @cached_property
     def node_id(self) -> Path:
         """What tells this directory's node from another with the same name."""
         return self.state_dir / "node.id"
 
-    @property
+    @cached_property
     def node_key(self) -> Path:
         """The private key that the node signs with, mode 0600."""
         return self.state_dir / "node.key"
 
-    @property
+    @cached_property
     def enrolment(self) -> Path:
         """An operator's word that the key is the node's, unless trust.enrolment says elsewhere."""
         return self.state_dir / "node.cert"
 
-    @property
+    @cached_property
     def attempts(self) -> Path:
         """A directory for each attempt: its keeper's lock and socket."""
         return self.state_dir / "attempts"
 
-    @property
+    @cached_property
     def leases(self) -> Path:
         """Lease files: who holds a slot or a device."""
         return self.state_dir / "leases"
 
-    @property
+    @cached_property
     def work(self) -> Path:
         """A scratch directory for each attempt; removed with it."""
         return self.state_dir / "work"
 
-    @property
+    @cached_property
     def jobs(self) -> Path:
         """A directory for each job: its checkpoints, which outlive an attempt."""
         return self.state_dir / "jobs"
 
-    @property
+    @cached_property
     def artifacts(self) -> Path:
         """What jobs leave for their producers, unless storage.artifacts says elsewhere."""
         return self.state_dir / "artifacts"
 
-    @property
+    @cached_property
     def slots(self) -> Path:
         """Which process serves which slot."""
         return self.state_dir / "slots"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         """What the slot workers say."""
         return self.state_dir / "logs"
 
-    @property
+    @cached_property
     def temp(self) -> Path:
         """A directory for each slot: what its worker and whatever that starts put aside."""
         return self.state_dir / "tmp"
 
-    @property
+    @cached_property
     def images(self) -> Path:
         """A file for each image that this node has pulled, touched at each use."""
         return self.state_dir / "images"
 
-    @property
+    @cached_property
     def audit(self) -> Path:
         """Who ran what here, and how it ended; see `worker.node.audit`."""
         return self.state_dir / "audit.log"

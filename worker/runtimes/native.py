@@ -173,9 +173,10 @@ class NativeRuntime:
 def _make(directory: Path) -> bool:
     """Make a directory that is this user's alone; False: there is one. Raises OSError."""
     try:
-        directory.mkdir(mode=0o700)
+        os.mkdir(directory, 0o700)  # noqa: PTH102 - four for each job
     except FileNotFoundError:
-        directory.mkdir(mode=0o700, parents=True)
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _make(directory)
     except FileExistsError:
         if directory.is_dir():
             return False

@@ -68,10 +68,10 @@ def collect(
     Raises NoRoom; nothing is left half done then.
     """
     staging = destination.with_name(f".{destination.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
+    _clear(staging)
     with os.scandir(output) as entries:
         if next(entries, None) is None:  # as most commands leave it: nothing to copy, nor to sync
-            shutil.rmtree(destination, ignore_errors=True)
+            _clear(destination)
             return Collected(directory=destination, artifacts=(), refused=())
     staging.mkdir(parents=True, mode=0o700)
     try:
@@ -99,6 +99,12 @@ def collect(
         refused=tuple(refused[:_MOST_REFUSALS]),
         place=str(destination) if artifacts else "",
     )
+
+
+def _clear(directory: Path) -> None:
+    """Most often there is nothing."""
+    if os.path.lexists(directory):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _copied(

@@ -31,13 +31,13 @@ def job_config(**fields: Any) -> JobConfig:
 
 
 def submit(records: Records, *, expires_ms: int = 0, **fields: Any) -> str:
-    """Record a job as a producer does, and put its message into its queue; its id."""
+    """Record a job as a producer does; its id."""
     job = job_config(**fields)
     assert job.job_id is not None
     way = route(job)
     headers = {"id": job.job_id, "task": "tasks.train"}
     message = kombu_message(headers, {}, ((job.to_wire(),), {}, {}), way.queue, way.priority_step)
-    new = records.submit(
+    records.submit(
         job_id=job.job_id,
         spec=job.canonical(),
         queue=way.queue,
@@ -47,8 +47,6 @@ def submit(records: Records, *, expires_ms: int = 0, **fields: Any) -> str:
         expires_ms=expires_ms,
         message=message,
     )
-    if new:
-        records.client.lpush(records.keys.message_list(way.queue, way.priority_step), message)
     return job.job_id
 
 

@@ -226,7 +226,7 @@ def test_redis_dies_and_comes_back_while_following(hub: Hub, following: Follow) 
 
 def answers(records: Records) -> bool:
     try:
-        records.ping()
+        records.client.ping()
     except redis.RedisError:
         return False
     return True

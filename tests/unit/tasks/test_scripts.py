@@ -24,14 +24,13 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_what_a_server_cannot_do_is_no_fault_of_a_record(
-    error: redis.ResponseError, broken: bool
+    error: redis.ResponseError, broken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = redis.Redis()
-    scripts = Scripts(client, "cyxwiz:")
+    scripts = Scripts(redis.Redis(), "cyxwiz:")
 
-    def fail(**_: object) -> None:
+    def fail(*_: object) -> None:
         raise error
 
-    scripts._loaded["get"] = fail
+    monkeypatch.setattr(scripts, "_send", fail)
     with pytest.raises(BrokenRecord if broken else type(error)):
-        scripts.call("get")
+        scripts.call("reap")
