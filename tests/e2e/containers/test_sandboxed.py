@@ -55,7 +55,8 @@ print(json.dumps(out), flush=True)
 
 
 def test_what_its_node_says_of_it_is_signed(contained: Contained) -> None:
-    done = contained.cluster.submit({"command": ["sh", "-c", "echo hello; exit 0"]})
+    # long enough for the host's look at it
+    done = contained.cluster.command("import time; print('hello', flush=True); time.sleep(1)")
     failed = contained.cluster.submit({"command": ["sh", "-c", "exit 3"]})
     root = root_of(contained.cluster)
     assert done.get(timeout=120, trust=root)["mode"] == "docker"
