@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tasks.recorded import ResultMeta
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
@@ -28,6 +30,9 @@ class Delivery:
     """Writes Celery's STARTED; call it after the claim, never before."""
     progress: Callable[[Mapping[str, Any]], None]
     """Writes Celery's PROGRESS and tells Flower; throttled by the caller."""
+    meta: Callable[[Mapping[str, Any]], ResultMeta | None] = lambda _: None
+    """Celery's result of a success, for whoever can store it with the job's end; None: Celery has
+    to do it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +40,8 @@ class Succeeded:
     """The job is done; ``result`` is Celery's result (JSON)."""
 
     result: Mapping[str, Any]
+    is_stored: bool = False
+    """It is stored already: `Delivery.meta`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from tasks.recorded import (
     NotClaimed,
     Reaped,
     Renewal,
+    ResultMeta,
 )
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
@@ -290,11 +291,12 @@ class Records:
         result: Mapping[str, Any],
         snapshot: Mapping[str, str] | None = None,
         ran_ms: int = NOT_RUN,
+        meta: ResultMeta | None = None,
     ) -> None:
         """End the job, with ``events``, the last of which says how.
 
         ``snapshot``: as of `publish`. ``ran_ms``: how long ago it began to run, if that is told
-        only now.
+        only now. ``meta``: Celery's result, to be stored with it.
 
         Raises LeaseLost, and ValueError for a ``state`` that is no end.
         """
@@ -309,6 +311,7 @@ class Records:
             json.dumps(result) if result else "",
             self.terminal_ttl_s,
             ran_ms,
+            *(("", "", 0, 0) if meta is None else meta.as_args()),
             *_fields(snapshot),
             *events,
         )

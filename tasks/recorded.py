@@ -152,3 +152,19 @@ class JobRecord:
     """The node's signature of how it ended (`tasks.vouching`), JSON; '' where none has signed."""
     spec_digest: str = ""
     """SHA-256 of the configuration as submitted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultMeta:
+    """Celery's result of a task as it stands in Redis."""
+
+    key: str
+    value: str
+    expires_s: int
+    """0: never."""
+    is_all: bool
+    """Whether Celery knows all of a job's end then."""
+
+    def as_args(self) -> tuple[str, str, int, int]:
+        """As the scripts take it."""
+        return self.key, self.value, self.expires_s, int(self.is_all)

@@ -17,15 +17,18 @@ from typing import Any, Final, TypeVar
 
 import redis
 from celery.backends.redis import RedisBackend, ResultConsumer, SentinelBackend
-from celery.states import FAILURE, READY_STATES
+from celery.states import FAILURE, READY_STATES, SUCCESS
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks.errors import UnknownResult
 from tasks.messages import VERSION, VERSION_HEADER
+from tasks.recorded import ResultMeta
 from tasks.scripts import Scripts
 from tasks.settings import unavailable
 
+STORED: Final = "result_is_stored"
+"""Attribute of a task's request: whoever ended the job has stored its result in the same step."""
 _WAIT_S: Final = 300.0
 _AGAIN_AT_MOST_S: Final = 2.0
 _LOOK_AFTER_S: Final = 5.0
@@ -177,6 +180,15 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
         request: Any = None,
         **_: Any,
     ) -> Any:
+        if not (state == SUCCESS and getattr(request, STORED, False)):
+            meta = self.meta_to_store(task_id, result, state, traceback, request)
+            self.ensure(self._tell, (task_id, *meta.as_args()))
+        return result
+
+    def meta_to_store(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None
+    ) -> ResultMeta:
+        """What Redis gets for a result."""
         meta = self._get_result_meta(
             result=result, state=state, traceback=traceback, request=request
         )
@@ -184,9 +196,12 @@ class JobBackend(RedisBackend):  # type: ignore[misc]  # Celery has no type hint
         meta[VERSION_HEADER] = VERSION
         expires = (self.failure_expires if state == FAILURE else None) or self.expires
         told = state in READY_STATES and told_with_result(request)
-        args = (task_id, self.get_key_for_task(task_id), self.encode(meta), expires or 0, int(told))
-        self.ensure(self._tell, args)
-        return result
+        return ResultMeta(
+            key=self.get_key_for_task(task_id),
+            value=self.encode(meta),
+            expires_s=expires or 0,
+            is_all=told,
+        )
 
     def _tell(self, *args: str | int) -> None:
         if self._scripts is None:

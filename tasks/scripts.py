@@ -16,6 +16,8 @@ from tasks.errors import BrokenRecord
 
 _HELD = ("renew", "publish", "finish", "requeue", "summon", "spend", "sent")
 """Scripts that only the holder of a lease may run: `held.lua` stands before them."""
+_TELLING = ("tell", "finish")
+"""Scripts that store Celery's result: `telling.lua` stands before them."""
 
 
 # Read at once: a process whose program is replaced on the disk keeps its own version's scripts.
@@ -29,7 +31,9 @@ _TEXTS: Final = {
 @cache
 def source(name: str) -> str:
     """The whole text of one script."""
-    parts = ["common", *(["held"] if name in _HELD else []), name]
+    telling = ["telling"] if name in _TELLING else []
+    held = ["held"] if name in _HELD else []
+    parts = ["common", *telling, *held, name]
     return "\n".join(_TEXTS[part] for part in parts)
 
 

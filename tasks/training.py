@@ -10,13 +10,15 @@ from typing import Any, assert_never
 
 from celery import Task
 from celery.exceptions import Ignore, Reject
+from celery.states import SUCCESS
 
 from tasks.celery import app
 from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
 from tasks.options import check, with_expiry
 from tasks.publishing import TRAIN, Checked, job_of, signed
-from tasks.results import told_with_result
+from tasks.recorded import ResultMeta
+from tasks.results import STORED, told_with_result
 from tasks.trust import sign
 
 
@@ -128,6 +130,14 @@ def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
         task.update_state(state="PROGRESS", meta=dict(fields))
         task.send_event("task-progress", **fields)
 
+    def meta(result: Mapping[str, Any]) -> ResultMeta | None:
+        if request.ignore_result:
+            return None
+        found: ResultMeta = task.backend.meta_to_store(
+            job_id, dict(result), SUCCESS, request=request
+        )
+        return found
+
     return Delivery(
         job_id=job_id,
         config=config,
@@ -136,13 +146,15 @@ def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
         queue=str(info.get("routing_key") or ""),
         started=started,
         progress=progress,
+        meta=meta,
     )
 
 
 def _settle(task: JobTask, verdict: Verdict) -> dict[str, Any]:
     """Celery's own end of a job."""
     match verdict:
-        case Succeeded(result=result):
+        case Succeeded(result=result, is_stored=is_stored):
+            setattr(task.request, STORED, is_stored)
             return dict(result)
         case Failed(reason=reason, message=message, rejected=rejected):
             raise (JobRejected if rejected else JobFailed)(reason, message)

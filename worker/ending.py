@@ -11,6 +11,7 @@ from tasks.errors import InvalidJob
 from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
 from tasks.job import JobConfig
 from tasks.record import Claimed, Records, tagged
+from tasks.recorded import ResultMeta
 from tasks.seals import Sealer
 from tasks.state import FailureReason, JobState
 from tasks.vouching import PROOF, End, Signer
@@ -33,11 +34,14 @@ class Ending:
         claim: Claimed,
         node: str,
         until_redis_answers: Callable[[Callable[[], Any]], Any],
+        meta: Callable[[Mapping[str, Any]], ResultMeta | None] = lambda _: None,
         signer: Signer | None = None,
         sealer: Sealer | None = None,
     ) -> None:
-        """``node``: this node's name, which a handed-back job avoids for a while. ``signer``,
+        """``node``: this node's name, which a handed-back job avoids for a while. ``meta``: Celery's
+        result of a success, which is stored in the same step; see `Delivery`. ``signer``,
         ``sealer``: sign the end, and its events."""
+        self._meta = meta
         self._signer = signer
         self._sealer = sealer
         self._records = records
@@ -71,6 +75,7 @@ class Ending:
             result=result or None,
         )
         snapshot = {**unsaid.snapshot, **self._proof(end)}
+        meta = self._meta(result) if outcome.state is JobState.SUCCEEDED else None
         self._sure(
             lambda: self._records.finish(
                 lease,
@@ -81,11 +86,12 @@ class Ending:
                 result=result,
                 snapshot=snapshot,
                 ran_ms=unsaid.ran_ms,
+                meta=meta,
             )
         )
         log.info("job.%s job=%s reason=%s", outcome.state, lease.job_id, outcome.reason)
         if outcome.state is JobState.SUCCEEDED:
-            return Succeeded(result=result)
+            return Succeeded(result=result, is_stored=meta is not None)
         if outcome.state is JobState.CANCELLED:
             return Cancelled(message=outcome.message)
         return Failed(

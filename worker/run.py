@@ -97,6 +97,7 @@ class Run:
             claim,
             parts.place.node,
             self._until_there_is_a_record,
+            meta=delivery.meta,
             signer=parts.signer,
             sealer=self._sealer,
         )
