@@ -38,8 +38,8 @@ class Ending:
         signer: Signer | None = None,
         sealer: Sealer | None = None,
     ) -> None:
-        """``node``: this node's name, which a handed-back job avoids for a while. ``meta``: Celery's
-        result of a success, which is stored in the same step; see `Delivery`. ``signer``,
+        """``node``: this node's name, which a handed-back job avoids for a while. ``meta``: makes
+        Celery's result of a success, stored in the same step: see `Delivery`. ``signer``,
         ``sealer``: sign the end, and its events."""
         self._meta = meta
         self._signer = signer
