@@ -163,6 +163,54 @@ def test_a_record_that_is_written_again_or_buried(
     assert names(cluster, "ann", JobState.QUEUED) == [lost]
 
 
+BROKEN: dict[str, dict[str, str] | None] = {
+    "attempt": {"attempt": "x"},
+    "queue": {"queue": "\x00"},
+    "state": {"state": "unheard-of"},
+    "a list": None,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_buried_record_is_counted_nowhere(
+    kind: str, records: Records, cluster: Cluster, hub: Hub
+) -> None:
+    job_id, whole, running = (submit(records, user_id="ann") for _ in range(3))
+    claim(records, running)
+    broken = BROKEN[kind]
+    buried = [job_id]
+    if broken is None:  # nothing says any more whose it is, nor which slot has it
+        hub.client.delete(hub.keys.job(job_id))
+        hub.client.rpush(hub.keys.job(job_id), "x")
+    else:
+        hub.client.hset(hub.keys.job(job_id), mapping=broken)
+        hub.client.hset(hub.keys.job(running), mapping=broken)
+        buried.append(running)
+    for one in buried:
+        records.bury(one)
+        records.bury(one)  # a second time changes nothing
+    explained = cluster.explain(whole)
+    assert (explained.place, explained.length) == (1, 1)
+    capacity = cluster.capacity()
+    assert (capacity.waiting, hub.client.zcard(hub.keys.waiting(explained.queue))) == (1, 1)
+    if broken is not None:
+        assert (capacity.running, capacity.kinds["cpu"].busy) == (0, 0)
+        assert hub.client.hgetall(hub.keys.holds("node-a")) == {}
+        assert dict(cluster.users().items) == {"ann": 1}
+        assert hub.client.zrange(hub.keys.by_user("ann"), 0, -1) == [whole]
+    records.cancel(whole, "")
+    if broken is not None:
+        assert dict(cluster.users().items) == {}
+
+
+def test_a_record_that_had_ended_is_not_taken_off_twice(records: Records, cluster: Cluster) -> None:
+    ended = submit(records, user_id="ann")
+    submit(records, user_id="ann")
+    records.cancel(ended, "")
+    records.bury(ended)
+    assert dict(cluster.users().items) == {"ann": 1}
+
+
 def test_an_ended_jobs_place_goes_with_its_time(hub: Hub) -> None:
     records = hub.other(result_ttl_s=50).records
     index = hub.keys.by_state_and_user("cancelled", "ann")
