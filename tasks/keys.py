@@ -106,7 +106,8 @@ class Keys:
         return f"{self.prefix}user:{user_id}"
 
     def nonce(self, nonce: str) -> str:
-        """String: which submission has used a signature's nonce; lives as long as that."""
+        """String: which submission has used a signature's nonce, with which fence and owner last,
+        or that it has ended; lives as long as the signature."""
         return f"{self.prefix}nonce:{nonce}"
 
     def node(self, node: str) -> str:

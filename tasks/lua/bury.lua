@@ -24,4 +24,5 @@ for _, kind in ipairs({'job', 'history', 'tail'}) do
     redis.call('EXPIRE', kept, ARGV[3])
   end
 end
+end_nonces(id)
 return 1

@@ -8,7 +8,7 @@ local why = ARGV[3] ~= '' and ARGV[3] or 'cancelled'
 if state == 'queued' then
   local attempt = tonumber(redis.call('HGET', job, 'attempt'))
   emit(id, {'s' .. cjson.encode({type = 'cancelled', message = why})}, attempt, '', '')
-  conclude(id, state, 'cancelled', '', why, '', tonumber(ARGV[4]), TOLD_WITHIN)
+  conclude(id, state, 'cancelled', '', why, '', tonumber(ARGV[4]), TOLD_WITHIN, true)
   return {'CANCELLED', 'cancelled'}
 end
 if redis.call('HGET', job, 'cancel') == '' then redis.call('HSET', job, 'cancel', why) end

@@ -161,12 +161,26 @@ local function leave_user(user, ttl)
   end
 end
 
+-- Where the nonces are that a job of this id has used. Not in the record, which producers may write.
+local function nonces_of(id) return key('nonce', 'of:' .. id) end
+
+-- The job has ended: what it was signed with is not used again, whatever its record says later.
+local function end_nonces(id)
+  for _, name in ipairs(redis.call('SMEMBERS', nonces_of(id))) do
+    local whose = string.match(redis.call('GET', key('nonce', name)) or '', '^%S+')
+    if whose then redis.call('SET', key('nonce', name), whose .. ' ended', 'KEEPTTL') end
+  end
+  redis.call('DEL', nonces_of(id))
+end
+
 -- The end of a job: its keys get their time-to-live now, and not before. Celery has no result of it
--- yet; who calls this tells it within `told_within` ms, or else the reaper does.
-local function conclude(id, before, after, reason, message, result, ttl, told_within)
+-- yet; who calls this tells it within `told_within` ms, or else the reaper does. `by_producer`: whose
+-- account may not touch nonces.
+local function conclude(id, before, after, reason, message, result, ttl, told_within, by_producer)
   local job = key('job', id)
   local user = move(id, before, after)
   release(id)
+  if not by_producer then end_nonces(id) end
   redis.call('HSET', job, 'reason', reason, 'error', message, 'result', result, 'owner', '',
     'exp', 0, 'finished', NOW)
   redis.call('ZREM', PREFIX .. 'leases', id)

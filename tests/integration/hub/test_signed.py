@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 
 from tasks.errors import BadSignature, KeyUnusable, LeaseLost
+from tasks.events import Retrying
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lease, Records
+from tasks.keys import Keys
+from tasks.record import Claimed, Lease, Records, tagged
+from tasks.state import FailureReason, JobState
 from tasks.training import train
 from tasks.trust import SigningKey, sign
 from tests.conftest import Hub
-from tests.integration.hub.support import claim, finish, submit, try_claim
+from tests.integration.hub.support import claim, finish, run_out, submit, try_claim
+from worker.trust.acl import Role, acl_line
 from worker.trust.keyring import Keyring
 from worker.trust.vetting import vet
 
@@ -86,13 +92,132 @@ def test_the_same_signed_text_is_not_run_again_when_its_record_is_gone(
         vet(again, lease, ring, records, NOW + 60)
 
 
+def retry(records: Records, lease: Lease) -> JobState:
+    """The attempt has failed, and counts."""
+    said = [tagged(Retrying(reason=FailureReason.ENGINE_ERROR, message="why"))]
+    return records.requeue(
+        lease, said, reason=FailureReason.ENGINE_ERROR, message="why", delay_ms=0, counts=True
+    )
+
+
+@pytest.fixture
+def mallory(hub: Hub) -> Iterator[redis.Redis]:
+    """What another producer's account may do."""
+    password = "a-password-of-a-test"
+    _, name, *rules = acl_line(Role.PRODUCER, "mallory", password).split()
+    hub.client.execute_command("ACL", "SETUSER", name, *rules)
+    client = redis.Redis(
+        unix_socket_path=str(hub.server.socket),
+        username=name,
+        password=password,
+        decode_responses=True,
+    )
+    yield client
+    client.close()
+    hub.client.execute_command("ACL", "DELUSER", name)
+
+
+def set_back(mallory: redis.Redis, keys: Keys, job_id: str, **fields: str | int) -> None:
+    """An ended job's record as if the job still waited, and its message in its queue again."""
+    job = keys.job(job_id)
+    as_new: dict[str, str | int] = {"state": "queued", "owner": "", "attempt": 0, "cancel": ""}
+    mallory.hset(job, mapping={**as_new, **fields})
+    mallory.hdel(job, "ended_by", "finished", "ran")
+    mallory.persist(job)
+    mallory.lpush(f"{keys.prefix}{mallory.hget(job, 'queue')}", str(mallory.hget(job, "message")))
+
+
+@pytest.mark.parametrize("fields", [{}, {"fence": 0}, {"fence": 1000}, {"nonce": "none"}])
+def test_a_signed_job_that_has_ended_is_not_run_again_however_its_record_is_set_back(
+    records: Records, ring: Keyring, mallory: redis.Redis, fields: dict[str, str | int]
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
+    assert vet(job, lease, ring, records, NOW).key
+    finish(records, lease)
+    set_back(mallory, records.keys, lease.job_id, **fields)
+    again = claim(records, lease.job_id)
+    with pytest.raises(BadSignature, match=f"was used before, by job {lease.job_id}"):
+        vet(job, again, ring, records, NOW + 60)
+
+
+@pytest.mark.parametrize("how", ["the reaper", "a claim", "no retry left", "a broken record"])
+def test_whoever_ends_a_signed_job_ends_its_signature(
+    records: Records, ring: Keyring, mallory: redis.Redis, how: str
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"], "max_attempts": 1}, KEY, now=NOW))
+    vet(job, lease, ring, records, NOW)
+    job_id = lease.job_id
+    before = mallory.hgetall(records.keys.job(job_id))
+    match how:
+        case "the reaper":
+            run_out(records, job_id)
+            assert records.reap(0).lost == 1
+        case "a claim":
+            run_out(records, job_id)
+            assert not isinstance(try_claim(records, job_id), Claimed)
+        case "no retry left":
+            retry(records, lease)
+        case _:
+            records.bury(job_id)
+            mallory.hset(records.keys.job(job_id), mapping=before)
+    set_back(mallory, records.keys, job_id, fence=1000)
+    with pytest.raises(BadSignature, match="was used before"):
+        vet(job, claim(records, job_id), ring, records, NOW + 60)
+
+
+def test_a_running_jobs_record_that_is_set_back_does_not_pass_for_a_retry(
+    records: Records, ring: Keyring, mallory: redis.Redis
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
+    vet(job, lease, ring, records, NOW)
+    for fence in (0, -5):
+        set_back(mallory, records.keys, lease.job_id, fence=fence)
+        with pytest.raises(BadSignature, match="was used before"):
+            vet(job, claim(records, lease.job_id), ring, records, NOW + 60)
+
+
+def test_a_producer_can_neither_read_nor_free_a_nonce(
+    records: Records, ring: Keyring, mallory: redis.Redis
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
+    vet(job, lease, ring, records, NOW)
+    for key in records.client.keys(records.keys.nonce("*")):
+        for command in ("GET", "DEL", "UNLINK", "PERSIST"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                mallory.execute_command(command, key)
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            mallory.rename(key, records.keys.job("mine"))
+
+
+def test_a_producer_cancels_a_signed_job_that_waits_for_its_retry(
+    records: Records, ring: Keyring, mallory: redis.Redis
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
+    vet(job, lease, ring, records, NOW)
+    retry(records, lease)
+    Records(mallory, records.keys).cancel(lease.job_id, "enough")
+    assert records.get(lease.job_id).state is JobState.CANCELLED
+
+
+def test_a_nonce_of_an_older_version_is_this_submissions_still(
+    records: Records, ring: Keyring
+) -> None:
+    job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
+    stamp = ring.standing(job, NOW).stamp
+    assert stamp is not None
+    nonce = records.keys.nonce(f"{stamp.key_id}:{stamp.nonce}")
+    since = records.client.hget(records.keys.job(lease.job_id), "submitted")
+    records.client.set(nonce, f"{lease.job_id}@{since}", px=60_000)
+    assert vet(job, lease, ring, records, NOW).key
+
+
 def test_a_nonce_is_remembered_as_long_as_its_signature_is_good(
     records: Records, ring: Keyring
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, lifetime=1000, now=NOW))
     vet(job, lease, ring, records, NOW)
-    (key,) = records.client.keys(records.keys.nonce("*"))
-    assert records.client.pttl(key) > 1000 * 1000
+    for key in records.client.keys(records.keys.nonce("*")):
+        assert records.client.pttl(key) > 1000 * 1000
 
 
 def test_only_the_holder_of_the_lease_uses_a_nonce(records: Records, ring: Keyring) -> None:
