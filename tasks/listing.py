@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +15,8 @@ import redis
 
 from tasks.keys import Keys
 from tasks.state import JobState
+
+log = logging.getLogger(__name__)
 
 _BATCH: Final = 200
 MOST_READ: Final = 2_000
@@ -63,26 +67,27 @@ def list_jobs(
 
     Ordered by the time of submission where a user is named and no state, else by the time since
     when each is in its state. A page may be short, or empty, and yet have one after it: where few
-    jobs have the labels, `MOST_READ` are looked at for each. Raises redis.RedisError.
+    jobs have the labels, `MOST_READ` are looked at for each. A record that cannot be read is left
+    out, and logged. Raises redis.RedisError.
     """
     page: list[Listed] = []
     last: Mark | None = None
     # one more says whether there is a next page; what does not fit has more looked at
     batch = min(_BATCH, limit + 1)
     for looked, (mark, job) in enumerate(_jobs(client, keys, wanted, after, batch)):
-        fits = _fits(job, wanted)
+        fits = job is not None and _fits(job, wanted)
         if (fits and len(page) == limit) or looked == max(MOST_READ, limit):
             return page, last
         last = mark
-        if fits:
+        if job is not None and fits:
             page.append(job)
     return page, None
 
 
 def _jobs(
     client: redis.Redis, keys: Keys, wanted: Wanted, after: Mark | None, count: int
-) -> Iterator[tuple[Mark, Listed]]:
-    """``count``: how many are read at once to begin with."""
+) -> Iterator[tuple[Mark, Listed | None]]:
+    """None: a record that is gone, or broken. ``count``: how many are read at once at first."""
     indexes = _indexes(client, keys, wanted)
     pipe = client.pipeline(transaction=False)
     for index in indexes:
@@ -103,10 +108,27 @@ def _jobs(
         pipe = client.pipeline(transaction=False)
         for _, job_id in batch:
             pipe.hmget(keys.job(job_id), _FIELDS)
-        for mark, values in zip(batch, pipe.execute(), strict=True):
-            found = dict(zip(_FIELDS, values, strict=True))
-            if found["spec"] is not None:  # else it has expired, and the index is behind
-                yield mark, _listed(mark[1], found)
+        answers = pipe.execute(raise_on_error=False)
+        for mark, values in zip(batch, answers, strict=True):
+            yield mark, _listed_if_whole(mark[1], values)
+
+
+def _listed_if_whole(job_id: str, values: Any) -> Listed | None:
+    """``values``: of `_FIELDS`, or what reading them raised. One broken record is no reason for
+    which nobody sees the others."""
+    if isinstance(values, Exception):
+        if not str(values).startswith("WRONGTYPE"):
+            raise values
+        log.warning("listing.record_broken job=%s error=%s", job_id, values)
+        return None
+    found = dict(zip(_FIELDS, values, strict=True))
+    if found["spec"] is None:  # it has expired, and the index is behind
+        return None
+    try:
+        return _listed(job_id, found)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("listing.record_broken job=%s error=%s", job_id, error)
+        return None
 
 
 def _indexes(client: redis.Redis, keys: Keys, wanted: Wanted) -> list[str]:
@@ -154,11 +176,21 @@ def _fits(job: Listed, wanted: Wanted) -> bool:
 
 
 def _listed(job_id: str, found: Mapping[str, str | None]) -> Listed:
-    def seconds(name: str) -> float | None:
-        return float(found[name] or 0) / 1000 or None
+    """Raises ValueError, TypeError, AttributeError or RecursionError for a broken one."""
 
-    def value(name: str) -> Any:
-        return json.loads(found[name] or "{}")
+    def seconds(name: str) -> float | None:
+        ms = float(found[name] or 0)
+        if not math.isfinite(ms):
+            raise ValueError(f"{name} is {ms}")
+        return ms / 1000 or None
+
+    def mapping(name: str, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise TypeError(f"{name} is no object")
+        return value
+
+    def loaded(name: str) -> Mapping[str, Any]:
+        return mapping(name, json.loads(found[name] or "{}"))
 
     return Listed(
         job_id=job_id,
@@ -172,8 +204,8 @@ def _listed(job_id: str, found: Mapping[str, str | None]) -> Listed:
         finished=seconds("finished"),
         reason=found["reason"] or "",
         message=found["error"] or "",
-        labels=value("spec").get("labels") or {},
-        progress=value("progress"),
+        labels=mapping("labels", loaded("spec").get("labels") or {}),
+        progress=loaded("progress"),
     )
 
 

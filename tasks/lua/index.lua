@@ -8,12 +8,12 @@ for i = 1, #found[2], 2 do
   local user = redis.pcall('HGET', key('job', id), 'user')
   if type(user) == 'string' and user ~= '' then
     local index = of_user(state, user)
-    if redis.call('ZADD', index, since, id) == 1 then
-      for _, other in ipairs(STATES) do
-        if other ~= state then redis.call('ZREM', of_user(other, user), id) end
-      end
-      if TERMINAL[state] then redis.call('EXPIRE', index, ARGV[4]) end
+    local new = redis.call('ZADD', index, since, id) == 1
+    for _, other in ipairs(STATES) do
+      -- also where it was known here: it may have been somewhere else in between, by another version
+      if other ~= state then redis.call('ZREM', of_user(other, user), id) end
     end
+    if new and TERMINAL[state] then redis.call('EXPIRE', index, ARGV[4]) end
   end
 end
 return found[1]

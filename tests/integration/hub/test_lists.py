@@ -163,6 +163,56 @@ def test_a_record_that_is_written_again_or_buried(
     assert names(cluster, "ann", JobState.QUEUED) == [lost]
 
 
+def test_a_job_that_an_older_version_moved_back_and_forth_is_in_one_index(
+    records: Records, cluster: Cluster, hub: Hub, indexed: Indexing
+) -> None:
+    job_id = submit(records, user_id="ann")
+    claim(records, job_id)
+    stale = hub.keys.by_state_and_user("queued", "ann")
+    hub.client.zadd(stale, {job_id: 1})  # the older version knew no index by user
+    indexed.step(AGAIN_S)
+    assert hub.client.zrange(stale, 0, -1) == []
+    assert names(cluster, "ann", JobState.STARTING) == [job_id]
+
+
+UNREADABLE: dict[str, dict[str, str]] = {
+    "state": {"state": "unheard-of"},
+    "attempt": {"attempt": "x"},
+    "time": {"submitted": "inf"},
+    "spec": {"spec": "{"},
+    "no object": {"spec": "[]"},
+    "labels": {"spec": '{"labels": [1]}'},
+    "deep": {"spec": "[" * 100_000},
+    "progress": {"progress": "5"},
+}
+
+
+def test_a_broken_record_is_left_out_of_a_list_and_counts_as_read(
+    records: Records,
+    cluster: Cluster,
+    hub: Hub,
+    indexed: Indexing,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = submit(records, user_id="ann", job_id="first")
+    for kind, fields in UNREADABLE.items():
+        job_id = submit(records, user_id="ann", job_id=f"broken-{kind.replace(' ', '-')}")
+        hub.client.hset(hub.keys.job(job_id), mapping=fields)
+    of_another_type = hub.keys.job(submit(records, user_id="ann", job_id="broken-type"))
+    hub.client.delete(of_another_type)
+    hub.client.rpush(of_another_type, "x")
+    hub.client.delete(hub.keys.job(submit(records, user_id="ann", job_id="gone")))
+    last = submit(records, user_id="ann", job_id="last")
+    for states in ((), (JobState.QUEUED,)):
+        assert set(names(cluster, "ann", *states)) == {first, last}
+    said = {record.getMessage().split()[1] for record in caplog.records}
+    assert len([one for one in said if one.startswith("job=broken-")]) == len(UNREADABLE) + 1
+    monkeypatch.setattr(listing, "MOST_READ", 5)
+    page = cluster.jobs(user_id="ann", limit=3)
+    assert (len(page.items), page.next != "") == (1, True), "what is left out is read, too"
+
+
 BROKEN: dict[str, dict[str, str] | None] = {
     "attempt": {"attempt": "x"},
     "queue": {"queue": "\x00"},
