@@ -66,8 +66,10 @@ class Patience:
             return None
         try:
             return question()
-        except redis.RedisError:
+        except (redis.ConnectionError, redis.TimeoutError):
             self._again = time.monotonic() + self.PAUSE
+            return None
+        except (redis.RedisError, ValueError):  # Redis is there: this one record is broken
             return None
         finally:
             self._left -= time.monotonic() - begin
@@ -91,7 +93,8 @@ def _profile() -> str:
 
 
 def summary(record: dict[str, str | None]) -> str:
-    """How far a job is, or how it ended, in a line."""
+    """How far a job is, or how it ended, in a line. Raises ValueError, TypeError, OverflowError or
+    RecursionError for a broken record."""
     state, attempt = record["state"], int(record["attempt"] or 0)
     if state in ("starting", "running", "paused"):
         said = [] if state == "running" else [state]
@@ -139,7 +142,10 @@ def format_task(task: Any) -> Any:
         return task
     task.name = task.name or TRAIN  # Flower may have been started later than the job
     task.state = _STATES.get(record["state"], task.state)
-    task.result = summary(record)
+    try:
+        task.result = summary(record)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        task.result = f"{record['state']}: its record is broken"
     return task
 
 

@@ -101,6 +101,25 @@ def test_the_running_job_is_seen_with_its_progress_and_revoke_ends_it_and_frees_
     assert train.delay({"command": ["true"]}).get(timeout=WAIT)["attempt"] == 1
 
 
+def test_a_broken_record_is_a_row_of_its_own_and_hides_no_other(
+    start: Start, node_hub: Hub
+) -> None:
+    flower, client, keys = start("operator"), node_hub.client, node_hub.keys
+    ids = [str(train.delay({"command": ["x"], "required_device": "cuda"}).id) for _ in range(5)]
+    before, number, of_another_type, huge, after = ids
+    client.hset(keys.job(number), "attempt", "x")
+    client.delete(keys.job(of_another_type))
+    client.rpush(keys.job(of_another_type), "x")
+    progress = json.dumps({"progress": 10**400, "total_epochs": 2})
+    client.hset(keys.job(huge), mapping={"state": "running", "progress": progress})
+    wait_until(lambda: set(ids) <= set(listed(flower)), timeout=WAIT, what="all in the list")
+    rows = listed(flower)
+    assert [rows[one]["result"] for one in (before, after)] == ["queued", "queued"]
+    broken = [rows[one]["result"] for one in (number, huge)]
+    assert broken == ["queued: its record is broken", "running: its record is broken"]
+    assert of_another_type in rows
+
+
 def test_the_list_says_how_jobs_ended_also_of_those_that_no_worker_told_of(
     start: Start, node_hub: Hub
 ) -> None:
