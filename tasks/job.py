@@ -48,6 +48,11 @@ Megabytes = Annotated[int, Field(ge=1, le=_MOST_MB)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_S)]
 
 
+def is_job_id(text: str) -> bool:
+    """Whether a job may be called so. One is safe as the name of a file, and as part of a URL."""
+    return re.fullmatch(JOB_ID_PATTERN, text) is not None
+
+
 class JobConfig(BaseModel):
     """A job, as it is submitted. Frozen and flat; unknown fields are refused.
 
@@ -259,7 +264,7 @@ class JobConfig(BaseModel):
 
     def with_job_id(self, job_id: str) -> JobConfig:
         """The same job under ``job_id``. Raises InvalidJob if that can be no job's id."""
-        if re.search(JOB_ID_PATTERN, job_id) and not job_id.endswith("\n"):
+        if is_job_id(job_id):
             made = self.model_copy(update={"job_id": job_id})
             if len(made.canonical()) <= jsonvalue.MOST_BYTES:
                 return made

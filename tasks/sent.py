@@ -13,6 +13,7 @@ from typing import Any, Final
 import redis
 
 from tasks.errors import LeaseLost, RecordGone
+from tasks.job import is_job_id
 from tasks.keys import Keys
 from tasks.record import Lease
 from tasks.scripts import Scripts
@@ -71,9 +72,10 @@ class SentCheckpoints:
         self._client.hdel(self._keys.checkpoints, job_id)
 
     def over(self, store: str) -> list[str]:
-        """Jobs that have ended, or whose record is gone, with something in ``store``."""
+        """Jobs that have ended, or whose record is gone, with something in ``store``. What can be
+        no job's id is none: it would name a place in the store that is not a job's."""
         found: Any = self._client.hscan_iter(self._keys.checkpoints, count=1000)
-        jobs = [job_id for job_id, where in found if where == store]
+        jobs = [job_id for job_id, where in found if where == store and is_job_id(job_id)]
         pipe = self._client.pipeline(transaction=False)
         for job_id in jobs:
             pipe.hget(self._keys.job(job_id), "state")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from worker.node.paths import NodePaths
+from worker.store.trees import is_sha256
 
 _FORGOTTEN_S: Final = 7 * 24 * 3600.0
 """For so long what is shared stays of a job that no record names: Redis may have lost its data,
@@ -50,10 +51,15 @@ class Checkpoints:
         return self.paths.job(job_id) / "checkpoints"
 
     def mark(self, job_id: str) -> Mark:
-        """As it was last written; fence 0: never."""
+        """As it was last written; fence 0: never.
+
+        A native job can write it too, and what it names is removed from the store: a name is what
+        a file there is called, or none.
+        """
         try:
             said = json.loads((self.paths.job(job_id) / _MARK).read_text())
-            return Mark(fence=int(said["fence"]), names=frozenset(map(str, said["names"])))
+            names = frozenset(name for name in map(str, said["names"]) if is_sha256(name))
+            return Mark(fence=int(said["fence"]), names=names)
         except (OSError, ValueError, KeyError, TypeError):
             return Mark()
 

@@ -13,9 +13,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tasks.job import is_job_id
 from worker.store.disk import free_bytes
 from worker.store.policy import Policy
-from worker.store.refusals import NoRoom
+from worker.store.refusals import DataRefused, NoRoom
 from worker.store.send import TooLarge, Waiting, send
 from worker.store.snapshot import Snapshot
 from worker.store.sources import masked
@@ -81,6 +82,8 @@ class SavedCheckpoints:
         send(self._request("remove", job_id), lambda asked: {}, waiting)
 
     def _request(self, errand: str, job_id: str) -> Mapping[str, Any]:
+        if not is_job_id(job_id):
+            raise DataRefused(f"{job_id[:200]!r} is no job's id")
         scheme = self._url.partition("://")[0]
         return {
             "errand": errand,

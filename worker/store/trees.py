@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from typing import BinaryIO, Final, Protocol
 
 from worker.store.durable import settle_on_disk
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _BLOCK: Final = 1 << 20
 _SYNC_EVERY: Final = 256 << 20
 _MOST_DEPTH: Final = 64
@@ -79,6 +81,11 @@ def manifest_sha256(files: tuple[File, ...]) -> str:
 def of_one(name: str, sha256: str) -> str:
     """What names a tree that has this one file."""
     return manifest_sha256((File(name, 0, sha256),))
+
+
+def is_sha256(name: str) -> bool:
+    """What files of checkpoints are called in a store."""
+    return _SHA256.fullmatch(name) is not None
 
 
 def checked_name(name: str) -> str:

@@ -21,7 +21,7 @@ from worker.plan import AttemptId
 from worker.store import artifacts, walk
 from worker.store.artifacts import Collected, collect
 from worker.store.delivery import deliver
-from worker.store.errands.talk import Talk, Unavailable
+from worker.store.errands.talk import Talk, Unavailable, Wrong
 from worker.store.errands.upload import upload
 from worker.store.policy import Policy
 from worker.store.refusals import DataRefused, DataUnavailable, Interrupted, NoRoom
@@ -181,6 +181,25 @@ def test_what_arrives_is_compared(output: Path, kind: type[MemoryFileSystem]) ->
     else:
         with pytest.raises(Unavailable, match="came back with"):
             upload(request, Talk(io.BytesIO(), said))
+
+
+@pytest.mark.parametrize("name", [f"../b/{'0' * 64}", "/store/b/saved", "saved", "..", ""])
+def test_what_is_not_named_by_its_content_is_not_removed(output: Path, name: str) -> None:
+    memory = fsspec.filesystem("memory")
+    for there in (f"/store/b/{'0' * 64}", "/store/b/saved", "/store/a/saved"):
+        memory.pipe_file(there, b"another's")
+    request = {
+        "scheme": "memory",
+        "url": "memory://store/a",
+        "options": {},
+        "from": str(output),
+        "files": [],
+        "remove": [name],
+    }
+    before = memory.find("/store")
+    with pytest.raises(Wrong, match="is no SHA-256"):
+        upload(request, Talk(io.BytesIO(), io.BytesIO()))
+    assert memory.find("/store") == before
 
 
 def test_an_upload_that_is_cancelled(sent: Callable[..., Collected]) -> None:

@@ -20,8 +20,10 @@ from worker.keeping import Keeping
 from worker.node.paths import NodePaths
 from worker.node.services import Sweep
 from worker.store.policy import Policy
+from worker.store.refusals import DataRefused
 from worker.store.retention import Retention
 from worker.store.saved import SavedCheckpoints
+from worker.store.send import Waiting
 
 pytestmark = pytest.mark.integration
 
@@ -217,3 +219,17 @@ def test_the_sweep_removes_what_a_job_left_that_ended_unseen(site: Site) -> None
     assert not site.stored()
     assert site.index.over(site.store.id) == []
     assert not site.index.store_of(site.job)
+
+
+@pytest.mark.parametrize("name", ["..", "../outside", "/outside", "", "a/b", "job\n"])
+def test_what_is_no_job_is_not_removed(site: Site, name: str) -> None:
+    """Whoever can write to Redis, or to a node's state, names whatever they like."""
+    outside = site.folder.parent / "outside"
+    outside.mkdir(parents=True)
+    (outside / "kept").touch()
+    with pytest.raises(DataRefused, match="is no job's id"):
+        site.store.remove(name, Waiting(stall=20))
+    site.records.client.hset(site.records.keys.checkpoints, name, site.store.id)
+    assert site.index.over(site.store.id) == []
+    site.sweep()
+    assert (outside / "kept").exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from worker.checkpoints import Checkpoints
+from worker.checkpoints import Checkpoints, Mark
 from worker.node.paths import NodePaths
 
 pytestmark = pytest.mark.unit
@@ -64,3 +65,15 @@ def test_only_those_of_jobs_that_are_over_or_long_unknown_are_forgotten(
         os.utime(shared.of(job), (weeks_ago, weeks_ago))
     assert sorted(shared.forgotten(over.__getitem__)) == ["done", "old"]
     assert list(Checkpoints(paths=paths).forgotten(over.__getitem__)) == []
+
+
+def test_a_mark_names_nothing_but_files_of_checkpoints(paths: NodePaths) -> None:
+    """What a native job has written over it."""
+    checkpoints = Checkpoints(paths=paths)
+    one = "0a" * 32
+    foreign = [f"../b/{one}", f"/bucket/{one}", "", ".", one.upper(), one[1:], f"{one}\n", 7, None]
+    checkpoints.write_mark("a", Mark(fence=3, names=frozenset({one})))
+    assert checkpoints.mark("a") == Mark(fence=3, names=frozenset({one}))
+    said = json.dumps({"fence": 4, "names": [*foreign, one]})
+    (paths.job("a") / "sent.json").write_text(said)
+    assert checkpoints.mark("a") == Mark(fence=4, names=frozenset({one}))

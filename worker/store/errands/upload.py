@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.store.errands.remote import Place, tried
-from worker.store.errands.talk import Talk, Unavailable
+from worker.store.errands.talk import Talk, Unavailable, Wrong
+from worker.store.trees import is_sha256
 
 _BLOCK: Final = 1 << 20
 
@@ -16,10 +17,13 @@ _BLOCK: Final = 1 << 20
 def upload(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """``scheme``, ``url``, ``options``, ``from`` (a directory) and ``files``: name, size, sha256.
     With ``by_content`` a name says what is in the file, so that one which is there is not put
-    again; ``remove``: names of files that go once all are there.
+    again; ``remove``: such names, of files that go once all are there.
 
     Answers with the URL of each file.
     """
+    for name in request.get("remove", ()):
+        if not is_sha256(name):
+            raise Wrong(f"{name[:200]!r} is not removed: it is no SHA-256")
     from fsspec.callbacks import Callback
 
     place = Place(request["scheme"], request["url"], request["options"])
