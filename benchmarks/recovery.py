@@ -27,7 +27,7 @@ from benchmarks.report import Measure, Report, main
 from tasks.control import cancel
 from tasks.keys import Keys
 from tasks.publishing import TRAIN
-from worker.keeper import procfs
+from worker.node.paths import NodePaths
 
 SLOTS: Final = 5
 """So many workers are killed, once each."""
@@ -55,7 +55,7 @@ def adopted(url: str) -> list[float]:
             running(app, job)
         for job in jobs:
             before = running(app, job)
-            os.kill(worker_of(node.pid, before["slot"]), signal.SIGKILL)
+            os.kill(worker_of(node, before["slot"]), signal.SIGKILL)
             killed = time.monotonic()
             running(app, job, unlike=("owner", before["owner"]))
             found.append(time.monotonic() - killed)
@@ -111,13 +111,11 @@ def end(app: Celery, jobs: list[str]) -> None:
     support.wait_for(lambda: all(app.records.get(job).state.terminal for job in jobs))
 
 
-def worker_of(agent: int, slot: str) -> int:
-    """The slot's Celery worker: the agent's child that serves it."""
-    name = f"--hostname={slot}@".encode()
-    for pid in procfs.children(agent) or ():
-        if name in (procfs.read_bytes(f"/proc/{pid}/cmdline") or b""):
-            return pid
-    raise RuntimeError(f"{slot} has no worker")
+def worker_of(node: subprocess.Popen[bytes], slot: str) -> int:
+    """The pid of the slot's Celery worker, as it has written it down."""
+    assert isinstance(node.args, list)
+    paths = NodePaths(state_dir=Path(node.args[-1]).parent / "state")
+    return int(paths.slot_ready(slot).read_text())
 
 
 def bare_start(url: str) -> float:
