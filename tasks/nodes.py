@@ -79,7 +79,7 @@ def read_nodes(client: redis.Redis, keys: Keys, names: Sequence[str]) -> list[No
     if not names:
         return []
     # one command in the place of two for each node: most of what a page costs is client's work
-    (seconds, micros), *answers = Scripts(client, keys.prefix).call("nodes", *names)
+    (seconds, micros), *answers = Scripts.of(client, keys.prefix).call("nodes", *names)
     now = int(seconds) + int(micros) / 1e6
     found = []
     for name, (seen, cordon, record, flat) in zip(names, answers, strict=True):

@@ -79,6 +79,8 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
         """Celery's, but a Redis that refuses is an error within 3 s that names it."""
         if name != TRAIN:
             return super().send_task(name, *args, **kwargs)
+        if len(args) > len(_SEND_TASK):
+            raise TypeError("send_task: name what comes after task_id")
         given = dict(zip(_SEND_TASK, args, strict=False)) | kwargs
         job = job_of(given.pop("args", None), given.pop("kwargs", None), given.get("task_id"))
         if job.job_id is None:
@@ -86,7 +88,7 @@ class JobCelery(Celery):  # type: ignore[misc]  # Celery has no type hints
         given["task_id"] = job.job_id  # the result has the job's id
         # Celery subscribes for the result first, and would retry that for long
         with reachable(self.hub), self.backend.waiting(0.0):
-            return super().send_task(name, (Checked(job),), {}, *args[len(_SEND_TASK) :], **given)
+            return super().send_task(name, (Checked(job),), {}, **given)
 
 
 _AWAY: Final = (redis.ConnectionError, redis.TimeoutError, OperationalError)
@@ -108,20 +110,21 @@ class reachable:  # noqa: N801 - a context manager, read as a word
             raise unavailable(self._hub.redis_url, error) from error
 
 
-class _Recorded:
-    """A producer of a message that is in its queue already: it came there with the job's record,
-    in one step. What Celery publishes after it goes its way."""
+class _Recorder:
+    """A producer whose first message, the job's own, comes into its queue with the job's record, in
+    one step. What Celery publishes after it goes its way."""
 
-    def __init__(self, producer: Any) -> None:
+    def __init__(self, producer: Any, submit: Callable[[], None]) -> None:
         self._producer = producer
-        self._is_there = True
+        self._submit: Callable[[], None] | None = submit
 
     def publish(self, *args: Any, **kwargs: Any) -> Any:
-        """kombu's; the first is the job's own message."""
-        if self._is_there:
-            self._is_there = False
-            return None
-        return self._producer.publish(*args, **kwargs)
+        """kombu's."""
+        if self._submit is None:
+            return self._producer.publish(*args, **kwargs)
+        self._submit()
+        self._submit = None
+        return None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
@@ -139,8 +142,8 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
             for signature in _following(message.body[2]):
                 _refuse_piping(signature)
             if name == TRAIN:
-                message = self._record(message, said)
-                producer = _Recorded(producer)
+                message, submit = self._submission(message, said)
+                producer = _Recorder(producer, submit)
             return send(producer, name, message, **said)
 
         return send_task_message
@@ -164,8 +167,9 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
             time.sleep(again)
             again = min(again * 2, _AGAIN_AT_MOST_S)
 
-    def _record(self, message: Any, said: dict[str, Any]) -> Any:
-        """Write the job's record; return the message with the job's id in its configuration.
+    def _submission(self, message: Any, said: dict[str, Any]) -> tuple[Any, Callable[[], None]]:
+        """The message with the job's id in its configuration; and what writes the job's record, to
+        be called once headers and properties are as they shall be: Celery adds to both.
 
         ``said``: the publishing options; made right for the job.
         """
@@ -178,27 +182,31 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
         way = route(job)
         queue = options.queue_name(said.get("queue"), way.queue)
         said["priority"] = options.priority_step(said.get("priority"), way.priority_step)
+        step = said["priority"]
         body: tuple[Any, ...] = ((job.to_wire(),), {}, embed)
-        text = kombu_message(headers, properties, body, queue, said["priority"])
-        if len(text) > MOST_BYTES:
-            raise InvalidJob(
-                f"the message has {len(text)} bytes, with all that shall follow the job; nodes "
-                f"take at most {MOST_BYTES}: make the chain or group shorter"
-            )
         app: JobCelery = self.app
-        with reachable(app.hub):
-            app.records.submit(
-                job_id=headers["id"],
-                spec=job.canonical(),
-                queue=queue,
-                priority_step=said["priority"],
-                user_id=job.user_id,
-                max_attempts=job.max_attempts,
-                expires_ms=_expires_ms(job),
-                message=text,
-                needs=needs_of(queue),
-            )
-        return type(message)(headers, properties, body, sent_event)
+
+        def submit() -> None:
+            text = kombu_message(headers, properties, body, queue, step)
+            if len(text) > MOST_BYTES:
+                raise InvalidJob(
+                    f"the message has {len(text)} bytes, with all that shall follow the job; nodes "
+                    f"take at most {MOST_BYTES}: make the chain or group shorter"
+                )
+            with reachable(app.hub):
+                app.records.submit(
+                    job_id=headers["id"],
+                    spec=job.canonical(),
+                    queue=queue,
+                    priority_step=step,
+                    user_id=job.user_id,
+                    max_attempts=job.max_attempts,
+                    expires_ms=_expires_ms(job),
+                    message=text,
+                    needs=needs_of(queue),
+                )
+
+        return type(message)(headers, properties, body, sent_event), submit
 
 
 def route_task(

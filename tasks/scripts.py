@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 import redis
 from redis.exceptions import NoScriptError
+from redis.sentinel import SentinelConnectionPool
 
 from tasks.errors import BrokenRecord
 
@@ -46,13 +48,24 @@ class Scripts:
     """Calls scripts by a client's settings. A script that Redis does not know is loaded.
 
     Each thread has a connection of its own: to fetch one from a pool, and all else that a client
-    does for any command, costs several times what a script's call does.
+    does for any command, costs several times what a script's call does. Where Sentinels say which
+    Redis is the primary, the client is asked all the same: all its connections go there together.
     """
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
         self._pool = client.connection_pool
+        self._has_sentinel = isinstance(self._pool, SentinelConnectionPool)
         self._prefix = prefix
         self._mine = threading.local()
+
+    @classmethod
+    def of(cls, client: redis.Redis, prefix: str) -> Scripts:
+        """Those of a client; made once."""
+        found = _MADE.get(client)
+        if found is None or found._prefix != prefix:  # noqa: SLF001 - of this class
+            found = _MADE[client] = cls(client, prefix)
+        return found
 
     def call(self, name: str, *args: str | int) -> Any:
         """Run the script ``name``; the prefix comes before ``args``. Raises BrokenRecord."""
@@ -69,6 +82,8 @@ class Scripts:
 
     def _send(self, *command: str | int) -> Any:
         """Raises redis.RedisError."""
+        if self._has_sentinel:
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis
         connection = self._connection()
         try:
             connection.send_command(*command)
@@ -83,7 +98,9 @@ class Scripts:
         """This thread's, which is there: a Redis that has closed it is connected to again."""
         mine = self._mine
         if getattr(mine, "pid", 0) != os.getpid():  # never one of before a fork
-            mine.connection, mine.pid = self._pool.make_connection(), os.getpid()
+            # not the pool's to count: it never hears of the end of a thread
+            made = self._pool.connection_class(**self._pool.connection_kwargs)
+            mine.connection, mine.pid = made, os.getpid()
         connection = mine.connection
         connection.connect()
         try:
@@ -95,6 +112,8 @@ class Scripts:
             connection.connect()
         return connection
 
+
+_MADE: Final[weakref.WeakKeyDictionary[redis.Redis, Scripts]] = weakref.WeakKeyDictionary()
 
 _OF_THE_SERVER: Final = (
     *("OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "NOPERM", "MASTERDOWN"),

@@ -131,7 +131,9 @@ def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
         task.send_event("task-progress", **fields)
 
     def meta(result: Mapping[str, Any]) -> ResultMeta | None:
-        if request.ignore_result:
+        # What follows is published before a result is stored: so a result that stands there says
+        # that it was. Nor would the result name its children.
+        if request.ignore_result or request.callbacks or request.chain or request.chord:
             return None
         found: ResultMeta = task.backend.meta_to_store(
             job_id, dict(result), SUCCESS, request=request

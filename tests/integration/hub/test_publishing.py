@@ -13,6 +13,7 @@ import pytest
 from celery import chain, chord, group
 from celery.canvas import Signature
 from celery.exceptions import Reject
+from celery.signals import before_task_publish
 
 from tasks import train
 from tasks.celery import make_app
@@ -298,3 +299,34 @@ def test_a_wrong_password_is_said_so(hub: Hub) -> None:
     finally:
         hub.client.execute_command("AUTH", "right")
         hub.client.config_set("requirepass", "")
+
+
+def test_what_is_told_of_a_job_stands_in_the_message_that_is_queued(hub: Hub) -> None:
+    """Such as a trace's id: from the caller, and from who listens to Celery's signal."""
+
+    def trace(headers: dict[str, Any], **_: Any) -> None:
+        headers["traceparent"] = "00-4bf9-00"
+
+    before_task_publish.connect(trace)
+    try:
+        sent = train.apply_async((TRUE,), headers={"tenant": "a"})
+    finally:
+        before_task_publish.disconnect(trace)
+    (message,) = messages(hub.app.records, sent.id)
+    found = message["headers"]
+    assert (found["tenant"], found["traceparent"]) == ("a", "00-4bf9-00")
+
+
+def test_threads_that_submit_and_end_leave_no_connection_behind(hub: Hub) -> None:
+    def several() -> None:
+        for _ in range(3):
+            with pytest.raises(UnknownJob):
+                hub.app.records.cancel("nobody", "")
+
+    before = len(hub.client.client_list())
+    for _ in range(150):  # more than the connections that a pool may have
+        thread = threading.Thread(target=several)
+        thread.start()
+        thread.join()
+    several()
+    wait_until(lambda: len(hub.client.client_list()) < before + 10, what="connections that close")

@@ -19,6 +19,7 @@ from tasks.errors import JobFailed, JobRejected
 from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from tasks.telling import tell
+from tasks.training import _delivery
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, job_config
 from tests.support.waiting import wait_until
@@ -92,6 +93,21 @@ def test_a_success_is_told_by_a_worker_and_its_chain_goes_on(node_hub: Hub) -> N
     assert job.get(timeout=WAIT)["attempt"] == 1
     assert AsyncResult(first["job_id"]).get(timeout=WAIT) == {"ok": 7}
     wait_until(lambda: told(node_hub, first["job_id"]), what="marked")
+
+
+@pytest.mark.parametrize("follows", ["chain", "callbacks", "chord"])
+def test_a_result_that_something_follows_is_not_stored_with_the_end(
+    node_hub: Hub, follows: str
+) -> None:
+    """A result that stands there says that what follows was published: Celery does that first."""
+    for more, is_stored in (({}, True), ({follows: [{"task": "next"}]}, False)):
+        train.push_request(id="a", callbacks=None, chain=None, chord=None)
+        train.request.update(more)
+        try:
+            found = _delivery(train, {}).meta({"metrics": {}})
+        finally:
+            train.pop_request()
+        assert (found is not None) is is_stored
 
 
 def test_a_failure_fails_its_chain_and_calls_back(node_hub: Hub) -> None:
