@@ -7,6 +7,7 @@ stands in Redis for the others, and is read anew once it is `FRESH_MS` old, by w
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,13 +55,17 @@ def read(cluster: Cluster) -> ClusterCounts:
     if known is not None and (fresh or not _reads(client, keys.cluster_counts_reader)):
         return known
     found = _asked(cluster)
-    client.set(keys.cluster_counts, _text(found), px=_KEPT_MS)
+    with suppress(redis.ResponseError):  # what is read is true, whether it can be kept or not
+        client.set(keys.cluster_counts, _text(found), px=_KEPT_MS)
     return found
 
 
 def _reads(client: redis.Redis, key: str) -> bool:
-    """Whether it is this one's turn."""
-    return bool(client.set(key, 1, nx=True, px=_READS_MS))
+    """Whether it is this one's turn. In a Redis that refuses to write there are no turns."""
+    try:
+        return bool(client.set(key, 1, nx=True, px=_READS_MS))
+    except redis.ResponseError:
+        return True
 
 
 def _asked(cluster: Cluster) -> ClusterCounts:
@@ -99,5 +104,5 @@ def _parsed(text: str) -> ClusterCounts | None:
                 for name, waiting, oldest, n in said["queues"]
             ),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tasks.cluster import Cluster
 from tasks.events import Succeeded
@@ -161,6 +162,32 @@ def test_the_clusters_counts_are_read_by_one_node_for_all(
     assert 0 < client.pttl(keys.cluster_counts_reader) <= 2_000
     client.set(keys.cluster_counts, '{"of": "a later version"}', px=60_000)
     assert shown()[0] == 4
+
+
+def test_a_redis_that_refuses_to_write_hides_no_count(
+    hub: Hub, records: Records, cluster: Cluster
+) -> None:
+    submit(records)
+
+    def queued() -> int:
+        jobs, *_ = cluster_metrics(cluster)
+        return int(next(one.value for one in jobs.samples if one.labels["state"] == "queued"))
+
+    keys, client = hub.keys, hub.client
+    client.set(keys.cluster_counts, '{"jobs": {"queued": Infinity}, "queues": []}', px=60_000)
+    assert queued() == 1, "what nobody can have counted"
+    client.config_set("min-replicas-to-write", 1)  # it has none
+    try:
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            client.set("x", 1)
+        assert queued() == 1, "while what was read is fresh"
+        client.config_set("min-replicas-to-write", 0)
+        client.pexpire(keys.cluster_counts, 60_000 - FRESH_MS)
+        submit(records)
+        client.config_set("min-replicas-to-write", 1)
+        assert queued() == 2, "once it is not"
+    finally:
+        client.config_set("min-replicas-to-write", 0)
 
 
 def health(port: int) -> tuple[int, str]:
