@@ -21,6 +21,7 @@ from tasks.events import Envelope
 from tasks.keys import Keys
 from tasks.sequence import Sequence
 from tasks.settings import Settings, unavailable
+from tasks.state import JobState
 
 if TYPE_CHECKING:
     from tasks.roots import TrustRoot
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _LOOK_AFTER_S: Final = 5.0
 """Silence after which the record is looked at: a channel can be deaf without knowing it."""
 _AGAIN_AT_MOST_S: Final = 2.0
+_ENDS: Final = frozenset(one for one in JobState if one.terminal)
 
 
 def follow(
@@ -179,18 +181,19 @@ def _confirmed(message: Any) -> None:
 
 
 def _ask(pipe: Any, keys: Keys, job_id: str, after: int) -> Any:
-    """Queue up, to be read in one transaction: the record's seq and what is stored after one."""
-    pipe.hget(keys.job(job_id), "seq")
+    """Queue up, to be read in one transaction: how far the record is, what is stored after one."""
+    pipe.hmget(keys.job(job_id), "seq", "state")
     pipe.xrange(keys.history(job_id), f"({after}-0")
     pipe.xrange(keys.tail(job_id), f"({after}-0")
     return pipe
 
 
 def _catch_up(answer: list[Any], job_id: str, sequence: Sequence) -> list[Envelope]:
-    seq, history, tail = answer
+    (seq, state), history, tail = answer
     if seq is None:
         raise UnknownJob(
             f"no job {job_id!r}: it was never submitted to this Redis under this prefix, or its "
             "record has expired"
         )
-    return sequence.caught_up([row["e"] for _, row in [*history, *tail]], int(seq))
+    texts = [row["e"] for _, row in [*history, *tail]]
+    return sequence.caught_up(texts, int(seq), over=state in _ENDS)

@@ -69,10 +69,12 @@ class Checker:
             seal=seal if isinstance(seal, Mapping) else None,
         )
 
-    def check(self, events: Sequence[Envelope]) -> list[Envelope]:
+    def check(self, events: Sequence[Envelope], *, all_signed: bool = False) -> list[Envelope]:
         """The events that a trusted node has said, with ``signed_by``, and the few that none says.
 
-        ``events``: in order, whole batches. Raises NotSigned, NodeUntrusted, Forged.
+        ``events``: in order, whole batches. ``all_signed``: none that is nobody's or said again.
+
+        Raises NotSigned, NodeUntrusted, Forged.
         """
         at, out = self._at, list[Envelope]()
         waiting: list[Envelope] = []
@@ -91,6 +93,8 @@ class Checker:
             else:
                 waiting.append(one)
         self._none_left(waiting)
+        if all_signed and not (len(out) == len(events) and all(one.signed_by for one in out)):
+            raise NotSigned(f"job {self._job_id}: some of its events are not a node's word")
         self._at = at
         return out
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tasks.errors import Unproven
+from tasks.errors import NotSigned, Unproven
 from tasks.events import VERSION, Envelope, Truncated, decode, is_end
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ class Sequence:
         self.last = 0
         self.ended = False
 
-    def caught_up(self, texts: Iterable[str], seq: int) -> list[Envelope]:
+    def caught_up(self, texts: Iterable[str], seq: int, *, over: bool = False) -> list[Envelope]:
         """From the stored history, read together with the record's ``seq``.
 
         What the capped tail no longer has is said by a `Truncated` event; so is what is no event.
+        ``over``: by the record the job has ended.
 
-        Raises Unproven, with a checker.
+        Raises Unproven, with a checker; also for a job that is over and has no end there.
         """
         found = sorted(self._readable(texts), key=lambda one: one.seq)
         out: list[Envelope] = []
@@ -45,6 +46,11 @@ class Sequence:
             self.last = seq
         out = self._checked(out)
         self.ended = self.ended or any(is_end(one.event) for one in out)
+        if over and not self.ended and self._checker is not None:  # it would be waited for in vain
+            raise NotSigned(
+                f"job {self._job_id}: by its record it has ended, but its end is not kept among "
+                "its events: somebody has taken it out, or written into the record"
+            )
         return out
 
     def live(self, message: str) -> list[Envelope] | None:
@@ -65,15 +71,18 @@ class Sequence:
             self.last = envelope.seq
             out.append(envelope)
         try:
-            proven = self._checked(out)
+            # what no node says takes no number here: its event would then be skipped
+            proven = self._checked(out, all_signed=True)
         except Unproven:  # anybody may publish
             self.last -= len(out)
             return None
         self.ended = self.ended or any(is_end(one.event) for one in proven)
         return proven
 
-    def _checked(self, found: list[Envelope]) -> list[Envelope]:
-        return found if self._checker is None else self._checker.check(found)
+    def _checked(self, found: list[Envelope], *, all_signed: bool = False) -> list[Envelope]:
+        if self._checker is None:
+            return found
+        return self._checker.check(found, all_signed=all_signed)
 
     def _readable(self, texts: Iterable[str]) -> Iterator[Envelope]:
         for text in texts:

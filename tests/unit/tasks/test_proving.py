@@ -77,6 +77,18 @@ class Hub:
         ordered = Ordered(self.job_id, Checker(self.job_id, root))
         return ordered.caught_up(self.stored.values(), self.seq)
 
+    def heard(self, live: Ordered, frm: int = 0) -> list[Envelope]:
+        """As a follower does that hears each batch, and looks at what is stored by then."""
+        out: list[Envelope] = []
+        for text in self.batches[frm:]:
+            found = live.live(text)
+            if found is None:
+                seq = json.loads(text.split("\n")[-1])["seq"]
+                there = [one for number, one in self.stored.items() if number <= seq]
+                found = live.caught_up(there, seq)
+            out += found
+        return out
+
     def edit(self, seq: int, /, **changes: Any) -> None:
         found = json.loads(self.stored[seq])
         self.stored[seq] = json.dumps({**found, **changes}, separators=(",", ":"))
@@ -120,8 +132,7 @@ def test_what_a_node_says_is_proven_and_what_none_says_is_not_called_signed() ->
     assert [one.event for one in found[1:]] == [one for batch in BATCHES for one in batch]
     assert [one.signed_by for one in found] == ["", *["node-a"] * 9]
     live = Ordered("job-1", Checker("job-1", ROOT))
-    heard = [one for text in hub.batches for one in live.live(text) or ()]
-    assert heard == found
+    assert hub.heard(live) == found
     assert live.ended
     assert json.loads(to_json(found[3]))["signed_by"] == "node-a"
 
@@ -268,12 +279,45 @@ def test_a_forged_message_on_the_channel_does_not_end_a_follower() -> None:
     """Anybody may publish; what is stored decides."""
     hub = honest()
     live = Ordered("job-1", Checker("job-1", ROOT))
-    assert [one.seq for one in live.live(hub.batches[0]) or ()] == [1]
+    assert [one.seq for one in live.caught_up([hub.stored[1]], 1)] == [1]
     forged = json.dumps({**json.loads(hub.stored[3]), "seq": 2}, separators=(",", ":"))
     assert live.live(forged) is None
     twice = f"{hub.batches[1]}\n{hub.stored[2]}".replace("it may", "it may not", 1)
     assert live.live(twice) is None
     assert len(live.caught_up(hub.stored.values(), hub.seq)) == 9
+
+
+@pytest.mark.parametrize(
+    "event", [Queued(queue="cpu"), Retrying(reason="node_lost", message="lost")]
+)
+def test_what_no_node_says_takes_no_genuine_events_number(event: Event) -> None:
+    """Published with the number of the event that is next, by whoever may publish."""
+    hub = honest()
+    live = Ordered("job-1", Checker("job-1", ROOT))
+    live.caught_up([hub.stored[1]], 1)
+    for batch in hub.batches[1:]:
+        before, after = live.last, live.last + batch.count("\n") + 1
+        liar = Hub()
+        for liar.seq in (before, after):
+            liar.emit(bodies(event), attempt=0, node="")
+        assert live.live(liar.batches[0]) is None
+        assert live.live(f"{batch}\n{liar.batches[1]}") is None
+        assert live.last == before
+        assert live.live(batch)
+    assert live.ended
+
+
+def test_a_job_that_is_over_and_whose_end_is_gone() -> None:
+    hub = honest()
+    end = hub.stored.pop(10)
+    plain = Ordered("job-1").caught_up(hub.stored.values(), 10, over=True)
+    assert isinstance(plain[-1].event, Truncated)
+    live = Ordered("job-1", Checker("job-1", ROOT))
+    assert len(live.caught_up(hub.stored.values(), 9)) == 9
+    with pytest.raises(NotSigned, match="its end is not kept"):
+        live.caught_up([], 10, over=True)
+    late = Ordered("job-1", Checker("job-1", ROOT))
+    assert late.caught_up([*hub.stored.values(), end], 10, over=True)[-1].type == "succeeded"
 
 
 def test_an_attempt_follows_another_and_none_comes_back() -> None:
@@ -309,7 +353,7 @@ def test_a_record_that_was_lost_and_written_again(heard: bool) -> None:
     hub.emit(one.seal(bodies(Resumed(why="lost")), 1, RESTORED))
     hub.emit(one.seal(bodies(progress(1)), 2))
     hub.emit(one.seal(bodies(progress(2)), 3))
-    found = [one for text in hub.batches for one in live.live(text) or ()]
+    found = hub.heard(live)
     epochs = [one.event.epoch for one in found if isinstance(one.event, Progress)]
     assert epochs == [1, 2]
     hub.emit(one.seal(bodies(Resumed(why="lost")), 1, RESTORED))  # said again
