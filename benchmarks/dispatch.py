@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,7 +87,7 @@ def measure() -> Report:
         support.redis_hub() as url,
         support.product_node(url, slots=SLOTS) as (_, our_app),
         support.bare_workers(url, workers=1, children=SLOTS) as (_, bare_app),
-        tempfile.TemporaryDirectory(prefix="cyxb-") as place,
+        support.scratch() as place,
     ):
         submits = {"ours": ours(our_app), "bare": bare(bare_app)}
         latency = one_by_one(submits, Path(place))

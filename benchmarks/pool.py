@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import signal
 import statistics
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +113,7 @@ def contained(place: Path, jobs: Jobs, raw: Any) -> tuple[list[float], list[floa
 
 def measure() -> Report:
     """Run it."""
-    with tempfile.TemporaryDirectory(prefix="cyxb-") as name:
+    with support.scratch() as name:
         place = Path(name)
         taken = grants(place / "grants")
         killed = native(place / "native")
