@@ -237,7 +237,11 @@ class Cluster:
     def find_nodes(
         self, requirements: JobConfig | Mapping[str, Any], *, limit: int = _PAGE, after: str = ""
     ) -> Page[NodeView]:
-        """Live nodes that would take a job of this configuration, busy or not.
+        """Live nodes that read the queue of a job of this configuration, busy or not.
+
+        The queue stands for pool, kind of device, number of GPUs, memory and sandbox. What else a
+        node may refuse a job for is not looked at: its images, the keys that it trusts, its
+        `max_limits`, where data may come from.
 
         Between two pages a node may come to stand again in the second one; none is left out.
 

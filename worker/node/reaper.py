@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 import redis
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 _LEADER_TTL_MS: Final = 10_000
 _SEEN_TTL_MS: Final = 60_000
 _PAGE: Final = 500
+_QUEUES_AT_ONCE: Final = 100
+"""Counted in one transaction: Redis does nothing else meanwhile."""
 _TIDY_EVERY_S: Final = 60.0
 _GRACE_PART: Final = 0.25
 """Of the lease's TTL: as long as the claim waits, so that the old keeper has stopped."""
@@ -223,7 +226,9 @@ class Reaper:
 
     def _short(self) -> list[str]:
         """Queues with fewer messages, waiting or delivered, than jobs."""
-        missing = {queue: count for queue in self._queues() if (count := self._missing(queue)) > 0}
+        queues, missing = self._queues(), dict[str, int]()
+        for at in range(0, len(queues), _QUEUES_AT_ONCE):
+            missing |= self._missing(queues[at : at + _QUEUES_AT_ONCE])
         if not missing:
             return []
         for queue in self._queues_of_delivered():
@@ -231,14 +236,17 @@ class Reaper:
                 missing[queue] -= 1
         return [queue for queue, count in missing.items() if count > 0]
 
-    def _missing(self, queue: str) -> int:
-        """How many more jobs than messages wait in the queue."""
+    def _missing(self, queues: list[str]) -> dict[str, int]:
+        """How many more jobs than messages wait in each queue; those where none is missing are
+        left out."""
         with self._records.client.pipeline(transaction=True) as pipe:
-            pipe.zcard(self._keys.waiting(queue))
-            for step in PRIORITY_STEPS:
-                pipe.llen(self._keys.message_list(queue, step))
-            waiting, *lengths = (int(one) for one in pipe.execute())
-        return waiting - sum(lengths)
+            for queue in queues:
+                pipe.zcard(self._keys.waiting(queue))
+                for step in PRIORITY_STEPS:
+                    pipe.llen(self._keys.message_list(queue, step))
+            counts = iter([int(one) for one in pipe.execute()])
+        found = {queue: next(counts) - sum(islice(counts, len(PRIORITY_STEPS))) for queue in queues}
+        return {queue: count for queue, count in found.items() if count > 0}
 
     def _queues_of_delivered(self) -> list[str]:
         """The queue of each waiting job whose message a worker has. A message of a job that has

@@ -22,6 +22,7 @@ from tests.integration.hub.support import (
     types,
 )
 from tests.support.waiting import wait_until
+from worker.node import reaper as reaper_module
 from worker.node.reaper import Reaper
 
 pytestmark = pytest.mark.integration
@@ -207,6 +208,30 @@ def test_only_the_job_whose_message_is_gone_gets_it_again(make: Make, records: R
     reaper.once(1.0)
     reaper.once(2.0)
     assert [len(messages(records, one)) for one in [gone, *others]] == [1] * 6
+
+
+def test_many_queues_are_counted_together_and_none_is_taken_for_another(
+    make: Make, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper_module, "_QUEUES_AT_ONCE", 4)
+    reaper = make()
+    jobs = [submit(records, pool=f"lab-{number}") for number in range(10)]
+    for _ in range(3):  # several in one queue
+        submit(records, pool="lab-5")
+    gone = {jobs[number] for number in (0, 3, 4, 9)}
+    for job_id in gone:
+        lose_message(records, job_id)
+
+    def transactions() -> int:
+        info: Any = records.client.info("commandstats")
+        return int(info["cmdstat_exec"]["calls"])
+
+    reaper.once(1.0)
+    before = transactions()
+    assert set(reaper._short()) == {records.get(job_id).queue for job_id in gone}
+    assert transactions() - before == 3, "ten queues, four at once"
+    reaper.once(2.0)
+    assert [len(messages(records, job_id)) for job_id in jobs] == [1] * 10
 
 
 def test_a_message_that_a_worker_has_is_not_lost(make: Make, records: Records) -> None:
