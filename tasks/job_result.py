@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celery import states
 from celery.exceptions import TimeoutError as CeleryTimeout
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
     from tasks.job import JobConfig
 
+_CELERYS: Final = inspect.signature(AsyncResult.get)
+
 
 class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
     """Celery's `AsyncResult`, with ``get(trust=…)`` and `prove`."""
 
     submitted: JobConfig | None = None
     """The job, where this process has submitted it."""
+    _cache: Any  # Celery's: what it knows of the end
 
     def get(
         self,
@@ -36,13 +40,20 @@ class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
     ) -> Any:
         """Celery's. With ``trust``, whatever it returns or raises of the job's end is proven first.
 
-        ``trust``: see `prove`. Raises beside what Celery's raises what `prove` raises.
+        ``trust``: see `prove`. A ``callback`` is called when that is done. Raises beside what
+        Celery's raises what `prove` raises, and ValueError: ``on_message``, which would be given
+        what nobody has proven.
         """
         if trust is None:
             return super().get(timeout, *args, **kwargs)
         root = TrustRoot.of(trust)
+        asked = _CELERYS.bind(self, timeout, *args, **kwargs).arguments
+        if asked.pop("on_message", None) is not None:
+            raise ValueError("on_message: is given messages before they are proven; leave it out")
+        callback = asked.pop("callback", None)
+        del asked["self"]
         try:
-            found = super().get(timeout, *args, **kwargs)
+            found = super().get(**asked)
         except CeleryTimeout:
             raise
         except Exception:  # how the job failed, or a parent of it
@@ -50,6 +61,8 @@ class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
                 self.prove(root)
             raise
         self.prove(root)
+        if callback is not None:
+            callback(self.id, found)
         return found
 
     def prove(self, trust: TrustRoot | str | os.PathLike[str]) -> str:
@@ -59,6 +72,13 @@ class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
         NodeUntrusted, Forged, RedisUnavailable.
         """
         root = TrustRoot.of(trust)
+        try:
+            return self._proven(root)
+        except BaseException:
+            self._cache = None  # what is not proven is not kept as what it was
+            raise
+
+    def _proven(self, root: TrustRoot) -> str:
         end = self._end(self._get_task_meta())
         with reachable(self.app.hub):
             try:

@@ -20,6 +20,7 @@ from tasks.seals import (
 )
 from tasks.state import FailureReason
 from tasks.trust import bytes_of
+from tasks.vouching import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,25 +173,30 @@ class Checker:
 
         ``gap``: events before it are not kept any more, which the follower has said.
         """
-        fence, batch, part, kind = seal["fence"], seal["batch"], seal["part"], seal["kind"]
+        kind = seal.get("kind")
+        if kind not in (BATCH, RESTORED):
+            raise self._forged(last, f"has a signature of the kind {kind!r:.40}")
+        names = ("fence", "batch", "part", "parts")
+        numbers = [one for name in names if (one := counted(seal.get(name))) is not None]
+        if len(numbers) < len(names):
+            raise self._forged(last, "has a signature without the numbers that belong to one")
+        fence, batch, part, parts = numbers
         if overlap or fence < at.fence:
             raise self._forged(last, "is of an earlier attempt, or was said before")
         if fence > at.fence:
             at = _At(fence=fence, batch=1)
-        mark = (batch, part, seal["digests"])
+        mark = (batch, part, str(seal["digests"]))
         if kind == RESTORED:
             # the batch that was under way may have been heard, and comes again
             if not gap and batch not in (at.batch - 1, at.batch - 2):
                 raise self._forged(last, "was said before, or events are missing before it")
             again = at.last if batch == at.batch - 2 else mark
             return replace(at, seq=last.seq, batch=batch + 1, part=0, last=again)
-        if kind != BATCH:
-            raise self._forged(last, f"has a signature of the kind {kind!r:.40}")
         if (batch, part) < (at.batch, at.part):
             raise self._forged(last, "was said before")
         if (batch, part) > (at.batch, at.part) and not gap:
             raise self._forged(last, "follows others that were taken out")
-        end = part + 1 >= seal["parts"]
+        end = part + 1 >= parts
         return replace(
             at,
             seq=last.seq,

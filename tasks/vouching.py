@@ -24,6 +24,8 @@ from tasks.trust import SigningKey, base64_of, bytes_of
 VERSION: Final = 1
 PROOF: Final = "proof"
 """Field of the record."""
+MOST_COUNT: Final = 2**53
+"""More attempts, fences or batches no job has: Redis counts exactly up to there."""
 _KIND: Final = b"cyxwiz end of a job 1\n"
 
 
@@ -121,18 +123,26 @@ def check_end(
             f"{job}: what is told of its end ({end.state}) is not what node {node} has signed: it "
             "was changed, or the signature is of another job or another end"
         )
+    fence, attempt = (counted(said[name]) for name in ("fence", "attempt"))
+    if fence is None or attempt is None:
+        raise Forged(f"{job}: its end is signed by node {node} without a fence and an attempt")
     held = (record.node, record.fence, record.attempt)
-    if held != (node, proof["fence"], proof["attempt"]):
+    if held != (node, fence, attempt):
         raise Forged(
-            f"{job}: its end is signed by node {node} for attempt {proof['attempt']} (fence "
-            f"{proof['fence']}); by its record node {record.node or 'none'} had it, with attempt "
-            f"{record.attempt} (fence {record.fence})"
+            f"{job}: its end is signed by node {node} for attempt {attempt} (fence {fence}); by "
+            f"its record node {record.node or 'none'} had it, with attempt {record.attempt} (fence "
+            f"{record.fence})"
         )
-    if proof["spec"] != (record.spec_digest if spec is None else spec):
+    if said["spec"] != (record.spec_digest if spec is None else spec):
         raise Forged(
             f"{job}: node {node} has run another configuration than was submitted under this id"
         )
     return node
+
+
+def counted(value: object) -> int | None:
+    """A number of attempts, batches and the like as it must be in what a node signs; else None."""
+    return value if type(value) is int and 0 <= value <= MOST_COUNT else None
 
 
 def _statement(job_id: str, said: Mapping[str, Any], end: End) -> bytes:

@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from tasks import nodes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tasks import nodes, vouching
 from tasks.enrolment import Enrolment
 from tasks.errors import BadSignature, InvalidJob, KeyUnusable, NodeUntrusted, Unproven
 from tasks.events import decode, encode, is_end
@@ -22,9 +24,10 @@ from tasks.messages import Unfit, check_message, check_record
 from tasks.proving import Checker
 from tasks.recorded import JobRecord
 from tasks.roots import TrustRoot
+from tasks.seals import BATCH, digest, statement
 from tasks.sequence import Sequence
 from tasks.state import JobState
-from tasks.trust import PublicKey, Stamp
+from tasks.trust import PublicKey, SigningKey, Stamp, base64_of
 from tasks.vouching import End, check_end
 from worker.runner import tensorfile
 from worker.runtimes.base import Chunk, Stream
@@ -32,6 +35,8 @@ from worker.stream.decoder import Decoder
 
 _MOST_EVENTS_BYTES: Final = 64 * 1024
 _ROOT: Final = TrustRoot(operators=(PublicKey(bytes(range(32))),))
+_NODE: Final = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
+_NODES: Final = TrustRoot(nodes={"node-a": (_NODE.public,)})
 _RECORD: Final = JobRecord(
     job_id="job-1",
     state=JobState.SUCCEEDED,
@@ -134,7 +139,47 @@ def signature(data: bytes) -> None:
         raise AssertionError("nobody has signed that")
 
 
+def signed(data: bytes) -> None:
+    """What a node of the trust root signs, of whatever shape: the seals of two events, and a word
+    of the job's end."""
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(said, dict):
+        return
+    said = {**said, "key": _NODE.public.key_id}
+    plain = {"type": "usage"}
+    digests = base64_of(digest(json.dumps(plain, separators=(",", ":"))))
+    numbers = {"fence": 1, "batch": 1, "part": 0, "parts": 1}
+    seal = {"v": 1, "kind": BATCH, **numbers, "digests": digests, **said}
+    told = {"slot": "cpu0", "attempt": 1, "fence": 1, "spec": _RECORD.spec_digest, "at": 1}
+    proof = {"v": 1, **told, **said, "node": "node-a"}
+    end = End.of(_RECORD)
+    names = ("v", "node", "slot", "attempt", "fence", "spec", "at")
+    try:
+        seal["signature"] = _signed(statement("job-1", ("node-a", "cpu0", 1), seal))
+        over = {name: proof.get(name) for name in names}
+        proof["signature"] = _signed(vouching._statement("job-1", over, end))
+        head = {"v": 1, "job_id": "job-1", "attempt": 1, "node": "node-a", "slot": "cpu0", "ts": 1}
+        texts = [json.dumps({**head, "seq": seq, **plain, "seal": seal}) for seq in (1, 2)]
+        proof_text = json.dumps(proof)
+    except (ValueError, RecursionError):
+        return  # not JSON: no node can sign that
+    live = Sequence("job-1", Checker("job-1", _NODES))
+    for text in texts:
+        live.live(text)
+    with contextlib.suppress(Unproven):
+        Sequence("job-1", Checker("job-1", _NODES)).caught_up(texts, 3)
+    with contextlib.suppress(Unproven):
+        assert check_end(replace(_RECORD, proof=proof_text), end, _NODES) == "node-a"
+
+
+def _signed(text: bytes) -> str:
+    return base64_of(_NODE.sign(text))
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     one.__name__: one
-    for one in (decoder, config, message, event, capability, checkpoint, signature)
+    for one in (decoder, config, message, event, capability, checkpoint, signature, signed)
 }

@@ -16,9 +16,15 @@ from celery.result import AsyncResult, GroupResult
 from tasks import train
 from tasks.celery import make_app
 from tasks.control import cancel
-from tasks.errors import RedisUnavailable, UnknownResult
+from tasks.errors import NodeUntrusted, NotSigned, RedisUnavailable, UnknownResult
+from tasks.record import Claimed
+from tasks.roots import TrustRoot
 from tasks.settings import Settings
+from tasks.state import JobState
+from tasks.trust import SigningKey
+from tasks.vouching import PROOF, End, Signer
 from tests.conftest import Hub
+from tests.integration.hub.support import finish, try_claim
 from tests.support.redis_server import free_port
 from tests.support.waiting import wait_until
 
@@ -78,6 +84,39 @@ def test_a_wait_outlives_outages(hub: Hub, count: int) -> None:
     results = [{"ok": job.id} for job in jobs]
     assert wait.get(timeout=WAIT) == (results[0] if count == 1 else results)
     assert other.result() is None
+
+
+def test_nobody_is_handed_a_result_before_it_is_proven(hub: Hub) -> None:
+    node = Signer(SigningKey.generate(), "node-a", "cpu0")
+    root = TrustRoot(nodes={"node-a": (node.key.public,)})
+    called: list[Any] = []
+
+    def hand_out(job_id: str, value: Any) -> None:
+        called.append(value)
+
+    job = train.delay(TRUE)
+    result = {"ok": job.id}
+    store(hub, job)
+    for propagate in (True, False):
+        with pytest.raises(NotSigned):
+            job.get(WAIT, propagate, trust=root, callback=hand_out)
+        with pytest.raises(NotSigned):
+            job.get(WAIT, propagate, 0.5, True, True, hand_out, trust=root)  # as Celery has it
+        assert job._cache is None
+    with pytest.raises(ValueError, match="on_message"):
+        job.get(WAIT, trust=root, on_message=called.append)
+    assert called == []
+
+    claimed = try_claim(hub.records, job.id)
+    assert isinstance(claimed, Claimed)
+    proof = node.proof(claimed, End(state=JobState.SUCCEEDED, result=result))
+    finish(hub.records, claimed.lease, result=result, snapshot={PROOF: proof})
+    assert job.get(WAIT, trust=root, callback=hand_out, on_message=None) == result
+    assert called == [result]
+    with pytest.raises(NodeUntrusted):
+        job.get(WAIT, trust=TrustRoot(), callback=hand_out)
+    assert job._cache is None
+    assert called == [result]
 
 
 def test_a_result_that_comes_while_the_channel_is_cut(hub: Hub) -> None:

@@ -29,9 +29,9 @@ from tasks.events import (
 from tasks.proving import Checker
 from tasks.record import tagged
 from tasks.roots import TrustRoot
-from tasks.seals import RESTORED, Sealer
+from tasks.seals import BATCH, RESTORED, Sealer, statement
 from tasks.sequence import Sequence as Ordered
-from tasks.trust import SigningKey
+from tasks.trust import SigningKey, base64_of
 from tasks.vouching import Signer
 
 pytestmark = pytest.mark.unit
@@ -331,6 +331,27 @@ def test_an_attempt_follows_another_and_none_comes_back() -> None:
     hub.emit(first.seal(bodies(Succeeded(result={})), 2))  # it thinks that it still has the job
     with pytest.raises(Forged, match="of an earlier attempt"):
         hub.read()
+
+
+@pytest.mark.parametrize("kind", [BATCH, RESTORED, "other", None, {}, ["batch"]])
+@pytest.mark.parametrize("name", ["fence", "batch", "part", "parts", "digests", "kind"])
+@pytest.mark.parametrize("value", [None, "1", 1.0, True, -1, 2**53 + 1, [], {}, "none"])
+def test_a_node_that_signs_no_numbers_is_a_forger(kind: object, name: str, value: object) -> None:
+    """It is of the trust root, and its signature is good."""
+    good, hub = sealer(), Hub()
+    hub.queued()
+    (body,) = good.seal(bodies(progress(1)), 1)
+    plain, _, rest = body.rpartition(',"seal":')
+    seal = {**json.loads(rest[:-1]), "kind": kind, name: value}
+    if value == "none":
+        del seal[name]
+    place = (good.signer.node, good.signer.slot, good.attempt)
+    seal["signature"] = base64_of(good.signer.key.sign(statement("job-1", place, seal)))
+    for number in (2, 3):
+        hub.emit([f'{plain},"seal":{json.dumps(seal)}}}'] if number == 2 else [body])
+    with pytest.raises(Unproven):
+        hub.read()
+    assert Ordered("job-1", Checker("job-1", ROOT)).live(hub.batches[1]) is None
 
 
 def test_a_lie_about_a_retry_is_found_out() -> None:

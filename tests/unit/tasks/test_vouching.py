@@ -1,0 +1,65 @@
+"""A node's signed word of an end that is not of the shape that nodes sign."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tasks import vouching
+from tasks.errors import Forged
+from tasks.record import JobRecord
+from tasks.roots import TrustRoot
+from tasks.state import JobState
+from tasks.trust import SigningKey, base64_of
+from tasks.vouching import End, check_end
+
+pytestmark = pytest.mark.unit
+
+NODE = SigningKey.generate()
+ROOT = TrustRoot(nodes={"node-a": (NODE.public,)})
+RECORD = JobRecord(
+    job_id="job-1",
+    state=JobState.SUCCEEDED,
+    queue="",
+    user_id="",
+    attempt=1,
+    max_attempts=3,
+    fence=1,
+    node="node-a",
+    slot="cpu0",
+    submitted=1.0,
+    started=1.0,
+    finished=1.0,
+    reason="",
+    message="",
+    cancel="",
+    spec={},
+    result={"n": 1},
+    progress={},
+    seq=3,
+)
+END = End.of(RECORD)
+
+
+def signed(**changes: Any) -> JobRecord:
+    """The record with a proof whose signature is good."""
+    said = {"v": 1, "node": "node-a", "slot": "cpu0", "attempt": 1, "fence": 1, "spec": "", "at": 1}
+    said = {**said, "spec": RECORD.spec_digest, **changes}
+    signature = base64_of(NODE.sign(vouching._statement("job-1", said, END)))
+    shown = {name: value for name, value in said.items() if value is not None}
+    proof = {**shown, "key": NODE.public.key_id, "signature": signature}
+    return replace(RECORD, proof=json.dumps(proof))
+
+
+def test_as_nodes_sign_it() -> None:
+    assert check_end(signed(), END, ROOT) == "node-a"
+
+
+@pytest.mark.parametrize("name", ["fence", "attempt", "spec"])
+@pytest.mark.parametrize("value", [None, "1", 1.0, True, -1, 2**63, [], {}])
+def test_a_node_that_signs_another_shape_is_a_forger(name: str, value: object) -> None:
+    with pytest.raises(Forged, match=r"fence|another configuration"):
+        check_end(signed(**{name: value}), END, ROOT)
