@@ -105,6 +105,28 @@ def test_only_the_engines_file_gives_nodes_what_is_the_hosts() -> None:
         assert "docker.sock" not in json.dumps(found["services"][name])
 
 
+def test_the_guides_nodes_apart_share_no_volume(tmp_path: Path) -> None:
+    compose.require()
+    page = (REPO / "docs" / "deploy.md").read_text(encoding="utf-8")
+    (text,) = [
+        one for one in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        if "compose.apart.yaml" in one
+    ]  # fmt: skip
+    apart = tmp_path / "compose.apart.yaml"
+    apart.write_text(text)
+    found = compose.merged("compose.yaml", str(apart), env=compose.PASSWORDS)["services"]
+    assert found["node"]["scale"] == 0
+    one = found["node-a"]
+    assert (one["scale"], one["command"], one["user"]) == (1, ["node"], "1000:1000")
+    mounts = {mount["target"]: mount["source"] for mount in one["volumes"]}
+    of_all = {mount["source"] for mount in found["node"]["volumes"] if mount["type"] == "volume"}
+    assert not of_all & set(mounts.values())
+    assert mounts[one["environment"]["CYXWIZ_NODE__STATE_DIR"]] == "node-a"
+    assert "replica.py" not in " ".join(one["entrypoint"])
+    assert one["networks"]["hub"]["aliases"] == ["node"]
+    assert one["healthcheck"] == found["node"]["healthcheck"]
+
+
 def test_the_gpu_file_asks_for_every_gpu_once() -> None:
     compose.require()
     found = compose.merged(
