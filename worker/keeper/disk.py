@@ -17,18 +17,22 @@ from worker.keeper import prctl, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 MAX_FILES = 100_000
 """Files and directories of an attempt, wherever there is a cap at all."""
 MAX_DESCRIPTORS = 1_000_000
-"""Open files of all its processes: more take too long to look at."""
+"""Processes, threads and open files of an attempt: more take too long to look at."""
 _DEEPEST = 64
 _STEP = 256
 _HIDES_FOR = 3
+"""Rounds in which one process may be closed to all."""
+_UNSURE_FOR = 6
+"""Rounds, one after the other, in which something may be closed to all, or lie on storage that has
+a fault, be it another each time."""
 _DELETED = " (deleted)"
 _INTO = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
-_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESRCH})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
 
 
@@ -44,6 +48,8 @@ class Disk:
         self._size = self._count = self._looked = 0
         self._devices: set[int] = set()
         self._hidden: dict[tuple[int, int], int] = {}
+        self._faulty = False
+        self._rounds_hidden = self._rounds_faulty = 0
 
     def round(self, pids: Callable[[], list[int]]) -> Iterator[bool]:
         """Measures all once. Yields every so often, so that whoever measures can do other things;
@@ -53,8 +59,12 @@ class Disk:
         """
         self._size = self._count = self._looked = 0
         self._devices.clear()
+        self._faulty = False
         for directory in self._directories:
             yield from self._below(directory)
+        self._rounds_faulty = self._rounds_faulty + 1 if self._faulty else 0
+        if self._rounds_faulty >= _UNSURE_FOR:
+            yield True
         yield from self._nameless(pids())
 
     # --- what has a name
@@ -65,15 +75,23 @@ class Disk:
             yield from self._enter(directory, None, open_now)
             while open_now:
                 fd, entries = open_now[-1]
-                entry = next(entries, None)
+                entry, leads_on, size, wrong = None, False, 0, None
+                try:
+                    entry = next(entries, None)
+                    if entry is not None:
+                        leads_on = entry.is_dir(follow_symlinks=False)
+                        size = 0 if leads_on else taken(entry.stat(follow_symlinks=False))
+                except OSError as error:
+                    wrong = error
+                if wrong is not None:
+                    yield from self._unmeasured(wrong)
                 if entry is None:
                     open_now.pop()
                     os.close(fd)
-                elif entry.is_dir(follow_symlinks=False):
-                    yield from self._add(0)
+                    continue
+                yield from self._add(size)
+                if leads_on:
                     yield from self._enter(entry.name, fd, open_now)
-                else:
-                    yield from self._add(_size(entry))
         finally:
             for fd, _ in open_now:
                 os.close(fd)
@@ -81,13 +99,11 @@ class Disk:
     def _enter(
         self, name: str, within: int | None, open_now: list[tuple[int, Iterator[os.DirEntry[str]]]]
     ) -> Iterator[bool]:
-        """Open the directory. What cannot be measured (no permission, too deep) cannot be collected
-        either, and would be a way round the cap; what has become something else is counted as
-        that, or not at all."""
+        """Open the directory. What has become something else is counted as that, or not at all."""
         if len(open_now) == _DEEPEST:
             yield True
             return
-        fd = -1
+        fd, wrong = -1, None
         try:
             fd = os.open(name, _INTO, dir_fd=within)
             open_now.append((fd, os.scandir(fd)))
@@ -96,8 +112,18 @@ class Disk:
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
-            if error.errno not in _VANISHED:
-                yield True
+            wrong = error
+        if wrong is not None:
+            yield from self._unmeasured(wrong)
+
+    def _unmeasured(self, error: OSError) -> Iterator[bool]:
+        """What a job has closed to us cannot be collected either, and would be a way round the cap.
+        A fault of the storage (EIO, ESTALE) is none of the job's and may pass: it ends the job once
+        nothing can be measured for several rounds, and never the keeper."""
+        if error.errno in _DENIED:
+            yield True
+        elif error.errno not in _VANISHED:
+            self._faulty = True
 
     def _add(self, size: int) -> Iterator[bool]:
         self._size += size
@@ -114,31 +140,54 @@ class Disk:
         seen: set[tuple[int, int]] = set()
         hidden: dict[tuple[int, int], int] = {}
         for pid in pids:
-            try:
-                for task in _with_own_files(pid):
-                    for found in _open_files(f"/proc/{pid}/task/{task}/fd"):
-                        self._looked += 1
-                        if self._looked > MAX_DESCRIPTORS:
-                            yield True
-                        if self._looked % _STEP == 0:
-                            yield False
-                        if found is None or not self._counts(found):
-                            continue
-                        inode = (found.st_dev, found.st_ino)
-                        if inode not in seen:
-                            seen.add(inode)
-                            yield from self._add(taken(found))
-            except OSError as error:
-                if error.errno not in _DENIED:
-                    continue  # it has ended
-                entry = procfs.process(pid)
-                if entry is not None and not entry.dead:
-                    key = (pid, entry.start)
-                    hidden[key] = self._hidden.get(key, 0) + 1
+            closed = yield from self._of_process(pid, seen)
+            entry = procfs.process(pid) if closed else None
+            if entry is not None:
+                key = (pid, entry.start)
+                hidden[key] = self._hidden.get(key, 0) + 1
         # a program that has just begun may be closed to all for a moment
         self._hidden = hidden
-        if self._confined and max(hidden.values(), default=0) >= _HIDES_FOR:
+        self._rounds_hidden = self._rounds_hidden + 1 if hidden else 0
+        if self._confined and (
+            max(hidden.values(), default=0) >= _HIDES_FOR or self._rounds_hidden >= _UNSURE_FOR
+        ):
             yield True
+
+    def _of_process(self, pid: int, seen: set[tuple[int, int]]) -> Generator[bool, None, bool]:
+        """Adds what its threads have open, of those that share their open files one's. Returns
+        whether any of it cannot be seen. The first thread may have ended while others go on."""
+        yield from self._look()
+        tasks: list[str] = []
+        closed, last = False, 0
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except OSError as error:
+            closed = error.errno in _DENIED
+        for task in tasks:
+            yield from self._look()
+            if last and prctl.share_files(last, int(task)):
+                continue
+            try:
+                for found in _open_files(f"/proc/{pid}/task/{task}/fd"):
+                    yield from self._look()
+                    if found is None or not self._counts(found):
+                        continue
+                    inode = (found.st_dev, found.st_ino)
+                    if inode not in seen:
+                        seen.add(inode)
+                        yield from self._add(taken(found))
+                last = int(task)
+            except OSError as error:
+                if error.errno in _DENIED and not _over(pid, task):
+                    closed = True
+        return closed
+
+    def _look(self) -> Iterator[bool]:
+        self._looked += 1
+        if self._looked > MAX_DESCRIPTORS:
+            yield True
+        if self._looked % _STEP == 0:
+            yield False
 
     def _counts(self, found: os.stat_result) -> bool:
         """It has no name left, and lies where the attempt's directories do."""
@@ -154,21 +203,12 @@ def taken(found: os.stat_result) -> int:
     return reserved if reserved > 2 * found.st_size else found.st_size
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return taken(entry.stat(follow_symlinks=False))
-    except OSError:
-        return 0
-
-
-def _with_own_files(pid: int) -> Iterator[str]:
-    """The threads of ``pid``, of those that share their open files one. The first may have ended
-    while others go on. Raises OSError."""
-    last = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        if not last or not prctl.share_files(last, int(task)):
-            yield task
-            last = int(task)
+def _over(pid: int, task: str) -> bool:
+    """The thread has ended, or is about to. Its open files are root's from then on, also where
+    other threads of the process go on."""
+    line = procfs.read_bytes(f"/proc/{pid}/task/{task}/stat")
+    entry = procfs.Process(pid, line) if line else None
+    return entry is None or entry.dead or entry.ends
 
 
 def _open_files(directory: str) -> Iterator[os.stat_result | None]:

@@ -12,13 +12,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_EXITING = 0x4
+"""PF_EXITING, of the kernel's flags of a thread."""
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 class Process:
     """One line of /proc/PID/stat."""
 
-    __slots__ = ("group", "parent", "pid", "rss_bytes", "start", "state", "threads")
+    __slots__ = ("ends", "group", "parent", "pid", "rss_bytes", "start", "state", "threads")
 
     def __init__(self, pid: int, line: bytes) -> None:
         # the name, between parentheses, may hold spaces and parentheses itself
@@ -27,6 +29,8 @@ class Process:
         self.state = fields[0].decode()
         self.parent = int(fields[1])
         self.group = int(fields[2])
+        self.ends = bool(int(fields[6]) & _EXITING)
+        """It gives back what it has, and runs nothing more of its program."""
         self.threads = int(fields[17])
         self.start = int(fields[19])
         """Clock ticks since boot: with the pid, names a process for ever."""

@@ -16,6 +16,8 @@ _NEAR = 0.8
 _LOOK_EVERY = 0.5
 _LOOK_SOON = 0.1
 _MEASURE_EVERY = 2.0
+_MEASURE_AT_LATEST = 10.0
+"""After the last time, however long that took: a job may make it long."""
 _MEASURE_SHARE = 20
 
 
@@ -118,10 +120,12 @@ class Rounds:
         self._measure_began = min(self._measure_began, now)
         over, verdict = self._watchdog.output(pids)
         if over:
-            # never more than a small share of the time, however many files there are
+            # a small share of the time, unless there is so much to look at that the next time
+            # would come too late
             spent = now - self._measure_began
             self._measure_began = math.inf
-            self._measure_at = now + max(_MEASURE_EVERY, _MEASURE_SHARE * spent)
+            pause = max(_MEASURE_EVERY, _MEASURE_SHARE * spent)
+            self._measure_at = now + min(_MEASURE_AT_LATEST, pause)
         return verdict
 
     def last(self, now: float) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,7 @@ pytestmark = pytest.mark.unit
 
 _MIB = 1 << 20
 _KEEP_SIZE = 1
+_SET_DUMPABLE = 4
 
 
 def too_much(one: Disk, *pids: int) -> bool:
@@ -38,6 +41,17 @@ def place(tmp_path: Path) -> Path:
     made = tmp_path / "place"
     made.mkdir()
     return made
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """One that other users can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="runs processes as another user")
 
 
 class TestNamed:
@@ -88,6 +102,39 @@ class TestNamed:
         with (place / "sparse").open("wb") as file:
             file.truncate(1 << 40)
         assert too_much(of(place))
+
+    @as_root
+    def test_what_a_job_has_closed_to_us_is_too_much(self, public: Path) -> None:
+        """Whoever may list a directory, but not enter it, is told no sizes."""
+        (public / "closed").mkdir()
+        (public / "closed" / "big").write_bytes(b"x")
+        look = partial(_rounds, of(public), 0)
+        for mode, verdict in ((0o755, False), (0o744, True), (0o700, True)):
+            (public / "closed").chmod(mode)
+            with as_another_user(look) as (_, seen):
+                assert seen.decode() == f"[{verdict}]"
+
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+    def test_a_fault_of_the_storage_may_pass_and_ends_no_keeper(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        for name in ("a", "b"):
+            (place / name).touch()
+        one = of(place)
+        with faulty(monkeypatch, code):
+            assert [too_much(one) for _ in range(5)] == [False] * 5
+        assert not too_much(one)
+        with faulty(monkeypatch, code):
+            assert [too_much(one) for _ in range(6)] == [False] * 5 + [True]
+
+    def test_what_vanishes_meanwhile_is_nothing(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (place / "a").touch()
+        before = _open_now()
+        with faulty(monkeypatch, errno.ENOENT):
+            assert not any(too_much(of(place)) for _ in range(10))
+        assert _open_now() == before
 
 
 def test_a_directory_that_becomes_a_link_meanwhile_is_not_followed(
@@ -199,22 +246,59 @@ class TestNameless:
             assert entry.dead
             assert too_much(of(place), *procfs.below(os.getpid()))
 
+    @as_root
+    def test_one_of_such_a_process_seen_by_an_ordinary_user(self, public: Path) -> None:
+        """To whom the open files of a thread that has ended are closed, and no others."""
+        os.chown(public, 1001, 1001)
+        with ExitStack() as held:
+
+            def hold() -> bytes:
+                held.enter_context(nameless(public, 2 * _MIB))
+                return b"up"
+
+            with as_another_user(hold, stays=True, first_ends=True) as (pid, said):
+                assert said == b"up"
+                entry = procfs.process(pid)
+                assert entry is not None
+                assert entry.dead
+                with as_another_user(partial(_rounds, of(public), pid)) as (_, seen):
+                    assert seen == b"[True]"
+            with as_another_user(partial(_rounds, of(public), pid)) as (_, seen):
+                assert seen == b"[False]"
+
+    def test_many_processes_are_looked_at_in_steps(self, place: Path) -> None:
+        nobody = [1 << 30] * 600
+        assert list(of(place).round(lambda: nobody)) == [False, False]
+
     def test_too_many_open_files_to_look_at(
         self, place: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(disk, "MAX_DESCRIPTORS", 2)
         assert too_much(of(place), os.getpid())
 
-    @pytest.mark.skipif(os.geteuid() != 0, reason="runs processes as another user")
+    @as_root
     @pytest.mark.parametrize("confined", [True, False])
     def test_one_that_hides_its_files_for_long(self, confined: bool) -> None:
         """From an ordinary user, with whose number it runs and whom it lets see nothing."""
         with as_another_user(lambda: b"hidden", stays=True) as (pid, said):
             assert said == b"hidden"
             one = of(Path("/none"), confined=confined)
-            look = partial(_three_rounds, one, pid)
+            look = partial(_rounds, one, pid, pid, pid)
             with as_another_user(look) as (_, seen):
                 assert seen.decode() == f"[False, False, {confined}]"
+
+    @as_root
+    def test_one_that_hides_its_files_in_another_process_each_time(self) -> None:
+        with ExitStack() as hidden:
+            pids = [
+                hidden.enter_context(as_another_user(lambda: b"", stays=True))[0] for _ in range(6)
+            ]
+            look = partial(_rounds, of(Path("/none")), *pids)
+            with as_another_user(look) as (_, seen):
+                assert seen.decode() == f"{[False] * 5 + [True]}"
+            look = partial(_rounds, of(Path("/none")), *pids[:5], 0, *pids[:2])
+            with as_another_user(look) as (_, seen):
+                assert seen.decode() == f"{[False] * 8}"
 
 
 def _before_it_is_opened(
@@ -236,8 +320,23 @@ def _before_it_is_opened(
     monkeypatch.setattr(os, "scandir", wrapped(os.scandir))
 
 
-def _three_rounds(one: Disk, pid: int) -> bytes:
-    return repr([too_much(one, pid) for _ in range(3)]).encode()
+def _rounds(one: Disk, *pids: int) -> bytes:
+    """A round for each of ``pids``, which sees that process alone; 0: none."""
+    return repr([too_much(one, *([pid] if pid else [])) for pid in pids]).encode()
+
+
+@contextmanager
+def faulty(monkeypatch: pytest.MonkeyPatch, code: int) -> Iterator[None]:
+    """Storage on which a directory breaks off after its first entry."""
+    real = os.scandir
+
+    def scandir(path: Any) -> Iterator[os.DirEntry[str]]:
+        yield next(real(path))
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as changed:
+        changed.setattr(os, "scandir", scandir)
+        yield
 
 
 def _open_now() -> int:
@@ -273,23 +372,40 @@ def running(source: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def as_another_user(do: Callable[[], bytes], *, stays: bool = False) -> Iterator[tuple[int, bytes]]:
+def as_another_user(
+    do: Callable[[], bytes], *, stays: bool = False, first_ends: bool = False
+) -> Iterator[tuple[int, bytes]]:
     """A process that has become another user, so that the kernel shows its files to root alone:
-    its pid, and what ``do`` says in it. ``stays``: until the end, else it has ended."""
+    its pid, and what ``do`` says in it. ``stays``: until the end, else it has ended.
+    ``first_ends``: shows them to that user as well, and its first thread has ended."""
     said, says = os.pipe()
     stay, go = os.pipe()
     pid = os.fork()
     if pid == 0:
+
+        def live() -> None:
+            try:
+                while first_ends and not getattr(procfs.process(os.getpid()), "dead", False):
+                    pass
+                os.write(says, do())
+                os.close(says)
+                os.read(stay, 1)
+            finally:
+                os._exit(0)
+
         try:
             os.close(go)
             os.setgroups([])
             os.setgid(1001)
             os.setuid(1001)
-            os.write(says, do())
-            os.close(says)
-            os.read(stay, 1)
+            if first_ends:
+                libc = ctypes.CDLL(None)
+                assert libc.prctl(_SET_DUMPABLE, 1) == 0
+                threading.Thread(target=live).start()
+                libc.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+            live()
         finally:
-            os._exit(0)
+            os._exit(1)
     os.close(says)
     os.close(stay)
     if not stays:

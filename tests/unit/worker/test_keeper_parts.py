@@ -231,6 +231,20 @@ class TestWatchdog:
         assert dog.near
         assert dog.processes([one, one]) == "pids"
 
+    @pytest.mark.parametrize(("spent", "pause"), [(0, 2.0), (0.25, 5.0), (100, 10.0)])
+    def test_measuring_takes_a_small_share_unless_that_is_too_late(
+        self, tmp_path: Path, spent: float, pause: float
+    ) -> None:
+        (tmp_path / "file").touch()
+        rounds = Rounds(self.watchdog(tmp_path), now=0)
+        for i in range(300):
+            (tmp_path / str(i)).touch()
+        assert rounds.measure(2, list) is None
+        assert rounds.measuring
+        assert rounds.measure(2 + spent, list) is None
+        assert not rounds.measuring
+        assert rounds.next_due() == 2 + spent + pause
+
     def test_the_last_measure_comes_after_the_end(self, tmp_path: Path) -> None:
         rounds = Rounds(self.watchdog(tmp_path), now=0)
         assert rounds.measure(1, list) is None
