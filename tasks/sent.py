@@ -83,7 +83,7 @@ class SentCheckpoints:
         return [
             job_id
             for job_id, state in zip(jobs, states, strict=True)
-            if state is None or JobState(state).terminal
+            if state is None or _is_terminal(state)
         ]
 
     def sweeps(self, store: str) -> bool:
@@ -98,3 +98,11 @@ class SentCheckpoints:
             raise RecordGone(f"job {lease.job_id}: its record is gone")
         if answer != "OK":
             raise LeaseLost(f"job {lease.job_id}: fence {lease.fence} is not the holder any more")
+
+
+def _is_terminal(state: str) -> bool:
+    """False also for a state that another version has: nothing is known of the job's end."""
+    try:
+        return JobState(state).terminal
+    except ValueError:
+        return False

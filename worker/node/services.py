@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY_S: Final = 60.0
+_MOST_FAILURES: Final = 3
+"""Of one store in one sweep: by then the same will befall the others."""
 
 
 def cluster_services(
@@ -79,6 +82,10 @@ def teller(settings: Settings) -> Callable[[str], None]:
         telling.tell(app(), job_id)
 
     return tell
+
+
+class _Stopped(Exception):
+    """The node stops."""
 
 
 class Sweep:
@@ -128,18 +135,30 @@ class Sweep:
             self._sweep_store(self._store)
 
     def _sweep_store(self, store: SavedCheckpoints) -> None:
-        for job_id in self._index.over(store.id):
-            if self._stop.is_set():
-                return
+        waiting = Waiting(stall=store.stall, check=self._check)
+        failures = 0
+        jobs = self._index.over(store.id)
+        random.shuffle(jobs)  # those that fail each time must not keep the others from their turn
+        for job_id in jobs:
             if self._runs(job_id):
                 continue
             try:
-                store.remove(job_id, Waiting(stall=store.stall))
-            except StoreError as error:  # the same will befall the others
-                log.warning("sweep.store_put_off error=%s", error)
+                self._check()
+                store.remove(job_id, waiting)
+            except _Stopped:
                 return
+            except StoreError as error:
+                log.warning("sweep.store_put_off job=%s error=%s", job_id, error)
+                failures += 1
+                if failures == _MOST_FAILURES:
+                    return
+                continue
             self._index.removed(job_id)
             log.info("sweep.removed_from_store job=%s", job_id)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
 
     def _runs(self, job_id: str) -> bool:
         """Whether an attempt of it is here, whatever Redis knows: its data may have been wiped."""
@@ -159,5 +178,7 @@ class Sweep:
                 self.once()
             except (redis.RedisError, OSError) as error:
                 log.warning("sweep.put_off error=%s", error)
+            except Exception:  # a fault of ours must not end what sweeps the next time
+                log.exception("sweep.broken")
             if self._stop.wait(_SWEEP_EVERY_S):
                 return

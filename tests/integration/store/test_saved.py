@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,13 @@ from tests.integration.hub.support import claim, finish, run_out, submit
 from tests.support.waiting import wait_until
 from worker.checkpoints import Checkpoints
 from worker.keeping import Keeping
+from worker.node import services
 from worker.node.paths import NodePaths
 from worker.node.services import Sweep
+from worker.store.errands import snapshots
+from worker.store.errands.talk import Talk
 from worker.store.policy import Policy
-from worker.store.refusals import DataRefused
+from worker.store.refusals import DataRefused, DataUnavailable
 from worker.store.retention import Retention
 from worker.store.saved import SavedCheckpoints
 from worker.store.send import Waiting
@@ -78,11 +84,19 @@ class Site:
         place = self.folder / self.job
         return {one.name for one in place.iterdir()} if place.exists() else set()
 
-    def sweep(self) -> None:
+    def sweeps(self, store: SavedCheckpoints | None = None) -> Sweep:
         self.records.client.delete(self.records.keys.checkpoints_swept(self.store.id))
         checkpoints = self.checkpoints("node-a")
         retention = Retention(place=self.tmp_path / "none", days=0)
-        Sweep(self.records, checkpoints, retention, self.store).once()
+        return Sweep(self.records, checkpoints, retention, store or self.store)
+
+    def sweep(self) -> None:
+        self.sweeps().once()
+
+    def left(self, *jobs: str) -> None:
+        """Jobs that nobody knows any more, with something in the store."""
+        for job_id in jobs:
+            self.records.client.hset(self.records.keys.checkpoints, job_id, self.store.id)
 
 
 @pytest.fixture
@@ -233,3 +247,93 @@ def test_what_is_no_job_is_not_removed(site: Site, name: str) -> None:
     assert site.index.over(site.store.id) == []
     site.sweep()
     assert (outside / "kept").exists()
+
+
+class Unwilling(SavedCheckpoints):
+    """A store that does not let go of some jobs' files."""
+
+    def __init__(self, site: Site, keeps: str) -> None:
+        super().__init__(site.policy, f"local://{site.tmp_path}/store")
+        self.keeps = keeps
+        self.asked: list[str] = []
+
+    def remove(self, job_id: str, waiting: Waiting) -> None:
+        self.asked.append(job_id)
+        if job_id[0] in self.keeps:
+            raise DataUnavailable("not that one")
+
+
+def test_one_job_whose_files_stay_keeps_no_other(site: Site) -> None:
+    site.left("a", "b", "c", "d")
+    store = Unwilling(site, "b")
+    site.sweeps(store).once()
+    assert sorted(store.asked) == ["a", "b", "c", "d"]
+    assert site.index.over(site.store.id) == ["b"]
+
+
+def test_a_store_that_keeps_all_is_left_alone_for_now(site: Site) -> None:
+    site.left("a", "b", "c", "d")
+    store = Unwilling(site, "abcd")
+    site.sweeps(store).once()
+    assert len(store.asked) == 3
+    assert sorted(site.index.over(site.store.id)) == ["a", "b", "c", "d"]
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_end(site: Site) -> None:
+    asked = threading.Event()
+
+    class Hanging(Unwilling):
+        def remove(self, job_id: str, waiting: Waiting) -> None:
+            asked.set()
+            while True:
+                waiting.check()
+
+    site.left("a", "b")
+    sweep = site.sweeps(Hanging(site, ""))
+    sweep.start()
+    assert asked.wait(30)
+    sweep.stop()
+    assert sorted(site.index.over(site.store.id)) == ["a", "b"]
+
+
+def test_a_job_in_a_state_of_another_version_is_not_over(site: Site) -> None:
+    site.left("a", site.job)
+    site.records.client.hset(site.records.keys.job(site.job), "state", "of-tomorrow")
+    assert site.index.over(site.store.id) == ["a"]
+
+
+def test_a_fault_ends_one_sweep_and_not_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(services, "_SWEEP_EVERY_S", 0.01)
+    sweep = site.sweeps()
+    rounds: list[int] = []
+
+    def once() -> None:
+        rounds.append(len(rounds))
+        raise ValueError("nobody thought of that")
+
+    monkeypatch.setattr(sweep, "once", once)
+    sweep.start()
+    wait_until(lambda: len(rounds) > 1, what="another one")
+    sweep.stop()
+    assert "sweep.broken" in caplog.text
+
+
+def test_a_removal_says_that_it_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each file: an errand that says nothing seems to stand still."""
+    monkeypatch.setattr("worker.store.errands.talk._EVERY_S", 0)
+    place = site.folder / "a"
+    (place / "folder").mkdir(parents=True)
+    for name in ("1", "2", "folder/3"):
+        (place / name).touch()
+    (site.folder / "b").mkdir()
+    said = io.BytesIO()
+    request = {"scheme": "local", "url": f"local://{place}", "options": {}}
+    for lines in (3, 0):
+        assert snapshots.remove(request, Talk(io.BytesIO(), said)) == {}
+        assert [json.loads(line) for line in said.getvalue().splitlines()] == [
+            {"at": number} for number in range(lines)
+        ]
+        said.truncate(said.seek(0))
+    assert [one.name for one in site.folder.iterdir()] == ["b"]

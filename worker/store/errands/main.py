@@ -69,7 +69,7 @@ def _do(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
             from worker.store.errands import guard, snapshots
 
             guard.install(request["hosts"])
-            return snapshots.remove(request)
+            return snapshots.remove(request, talk)
         case "unpack":
             from worker.store.errands import unpack
 

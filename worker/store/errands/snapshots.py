@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,8 @@ from worker.store.trees import TooMuch, checked_name
 _BLOCK: Final = 1 << 20
 _MOST_LIST: Final = 4 << 20
 """Bytes of a list of files."""
+_MOST_REMOVED: Final = 1_000_000
+"""More go with their folder."""
 
 
 def bring(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
@@ -44,12 +47,28 @@ def bring(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     return {"files": len(files), "bytes": total}
 
 
-def remove(request: dict[str, Any]) -> dict[str, Any]:
-    """``scheme``, ``url``, ``options``: everything beneath; nothing there is no error."""
+def remove(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """``scheme``, ``url``, ``options``: everything beneath; nothing there is no error.
+
+    One after the other, since many at once may seem to stand still.
+    """
     place = Place(request["scheme"], request["url"], request["options"])
+    if not tried(place.shown, lambda: place.fs.exists(place.path)):
+        return {}
+    for done, one in enumerate(place.files(_MOST_REMOVED)[0]):
+        talk.moved(done)
+        path = one.path
+        tried(place.shown, lambda: _remove_file(place, path))  # noqa: B023 - called at once
+    place.fs.invalidate_cache()
+    # folders, where the store has them
     if tried(place.shown, lambda: place.fs.exists(place.path)):
         tried(place.shown, lambda: place.fs.rm(place.path, recursive=True))
     return {}
+
+
+def _remove_file(place: Place, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another node removes it too
+        place.fs.rm(path)
 
 
 def _blocks(place: Place, name: str, sha256: str, most: int, talk: Talk, before: int) -> Any:
