@@ -19,6 +19,11 @@ from tasks.trust import MOST_LIFETIME_S, PublicKey, SigningKey, base64_of, bytes
 VERSION: Final = 1
 LIFETIME_S: Final = 366 * 24 * 3600.0
 """How long an enrolment is good by itself."""
+SKEW_S: Final = 60.0
+"""How far the operator's clock may be ahead of that of whoever looks at an enrolment."""
+_DAY_S: Final = 24 * 3600.0
+SOON_S: Final = 30 * _DAY_S
+"""So long before its end a node begins to say that an enrolment ends."""
 _KIND: Final = b"cyxwiz enrolment of a node 1\n"
 _KEY_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -76,9 +81,25 @@ class Enrolment:
             raise NodeUntrusted(
                 f"node {self.node}: its enrolment was changed after the operator signed it"
             )
-        if not self.not_before <= now <= self.not_after:
-            raise NodeUntrusted(f"node {self.node}: its enrolment is not good now; enrol it again")
+        if now < self.not_before - SKEW_S:
+            raise NodeUntrusted(
+                f"node {self.node}: its enrolment is not good now: by the clock here it begins in "
+                f"{self.not_before - now:.0f} s; set the clock of this host, or the operator's"
+            )
+        if now > self.not_after:
+            raise NodeUntrusted(
+                f"node {self.node}: its enrolment is not good now: it ran out; enrol it again"
+            )
         return self.public
+
+    def ending(self, now: float) -> str:
+        """What is to be said of its end; '' while there is time. ``now``: as of `verified`."""
+        left_s = self.not_after - now
+        if left_s > SOON_S:
+            return ""
+        days = abs(left_s) / _DAY_S
+        when = f"ran out {days:.1f} days ago" if left_s < 0 else f"runs out in {days:.1f} days"
+        return f"the enrolment of node {self.node} {when}"
 
     def _said(self) -> dict[str, Any]:
         return {

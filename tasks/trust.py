@@ -177,8 +177,14 @@ class SigningKey:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise KeyUnusable(f"key {path}: cannot be made: {error.strerror}") from None
-        with os.fdopen(fd, "wb") as file:
-            file.write(pem)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # half a key is none
+            path.unlink(missing_ok=True)
+            raise KeyUnusable(f"key {path}: cannot be written: {error.strerror}") from None
 
     def sign(self, data: bytes) -> bytes:
         """The signature of ``data``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, BinaryIO, Final, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -33,12 +33,17 @@ def from_file(path: Path) -> Source:
     """Read a YAML file. Raises ConfigError; FileNotFoundError is the caller's to judge."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        document = parse(raw.decode())
+            return from_open(file, path)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def from_open(file: BinaryIO, path: Path) -> Source:
+    """Read a YAML file that is open. ``path``: its name. Raises ConfigError, OSError."""
+    try:
+        document = parse(file.read(MOST_BYTES + 1).decode())
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
     except YamlFault as fault:

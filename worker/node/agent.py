@@ -66,7 +66,7 @@ from worker.node.slots import (
 )
 from worker.node.stop_bell import StopBell
 from worker.trust.keyring import Keyring
-from worker.trust.node_key import node_signer
+from worker.trust.node_key import Ending, enrolment_of, node_signer
 from worker.trust.secrets import Secrets
 
 _TIDY_EVERY: Final = 30.0
@@ -172,6 +172,7 @@ class Agent:
         self._left = False
         self._drain_until: float | None = None
         self._tidy_at = 0.0
+        self._ending = Ending(None)
         self._said: dict[str, int | None] = {}
         self._shown: tuple[SlotEntry, ...] = ()
         self._told: tuple[object, ...] = ()
@@ -193,6 +194,7 @@ class Agent:
         Secrets(self._config.trust.secrets).names()
         self._paths.create()
         node_signer(self._config, self._paths)  # the key is made before a slot needs it
+        self._ending = Ending(enrolment_of(self._config, self._paths))
         with contextlib.ExitStack() as stack:
             stack.enter_context(AgentLock.take(self._paths))
             self._nursery.start()
@@ -204,6 +206,7 @@ class Agent:
             stack.callback(client.close)
             for text in advice(client):
                 event("redis.unsafe", level=logging.WARNING, why=text)
+            self._ending.say(time.time())
             registry = NodeRegistry(client, self._settings.keys, identity)
             self._cordoning.told(registry.beat(self._record(identity)))
             stack.callback(_leave, registry)
@@ -283,6 +286,7 @@ class Agent:
                 worker.step(now)
             if now >= self._tidy_at:
                 self._leftovers.settle(self._busy())
+                self._ending.say(time.time())
                 self._tidy_at = now + _TIDY_EVERY
             self._tell(heartbeat)
             stopped = all(worker.state is WorkerState.STOPPED for worker in self._workers)

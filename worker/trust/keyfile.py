@@ -32,7 +32,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from tasks.errors import ConfigError, KeyUnusable
 from tasks.trust import PublicKey
-from worker.config_sources import from_file, wrong_config
+from worker.config_sources import from_open, wrong_config
 from worker.section import Section
 from worker.trust.scope import Scope
 
@@ -110,8 +110,9 @@ scope:
 def read_key(path: Path) -> TrustedKey:
     """The key in a file. Raises ConfigError: path, line, what is wrong, what would be right."""
     try:
-        about = path.stat()
-        source = from_file(path)
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())  # of what is read, whatever the name leads to by then
+            source = from_open(file, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if about.st_mode & _WRITABLE or about.st_uid not in (0, os.geteuid()):

@@ -76,13 +76,25 @@ def test_an_enrolment_is_of_one_node_and_one_key_for_a_time() -> None:
         trusted.key_of("node-a", OTHER.public.key_id, certificate(), NOW)
     short = enrol("node-a", NODE.public, OPERATOR, now=NOW, lifetime=60).to_json()
     assert trusted.key_of("node-a", ID, short, NOW + 59)
-    for moment in (NOW - 1, NOW + 61):
+    assert trusted.key_of("node-a", ID, short, NOW - 59)  # clocks differ
+    for moment in (NOW - 61, NOW + 61):
         with pytest.raises(NodeUntrusted, match="not good now"):
             trusted.key_of("node-a", ID, short, moment)
     mine = enrol("node-a", OTHER.public, OTHER, now=NOW).to_json()  # a node enrols itself
     with pytest.raises(NodeUntrusted, match="is no operator's"):
         trusted.key_of("node-a", OTHER.public.key_id, mine, NOW)
     assert Enrolment.parse(short).to_json() == short
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [(31, ""), (29, "runs out in 29.0 days"), (0, "in 0.0 days"), (-3, "ran out 3.0 days ago")],
+)
+def test_an_enrolment_says_that_it_ends(days: float, said: str) -> None:
+    found = enrol("node-a", NODE.public, OPERATOR, now=NOW)
+    text = found.ending(found.not_after - days * 86400)
+    assert bool(text) == bool(said)
+    assert said in text
 
 
 @pytest.mark.parametrize(

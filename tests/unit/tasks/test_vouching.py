@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tasks import vouching
-from tasks.errors import Forged
+from tasks.enrolment import enrol
+from tasks.errors import Forged, NodeUntrusted
 from tasks.record import JobRecord
 from tasks.roots import TrustRoot
 from tasks.state import JobState
@@ -18,7 +20,7 @@ from tasks.vouching import End, check_end
 
 pytestmark = pytest.mark.unit
 
-NODE = SigningKey.generate()
+NODE, OPERATOR = SigningKey.generate(), SigningKey.generate()
 ROOT = TrustRoot(nodes={"node-a": (NODE.public,)})
 RECORD = JobRecord(
     job_id="job-1",
@@ -56,6 +58,21 @@ def signed(**changes: Any) -> JobRecord:
 
 def test_as_nodes_sign_it() -> None:
     assert check_end(signed(), END, ROOT) == "node-a"
+
+
+def test_what_was_signed_outlives_an_enrolment_that_has_run_out() -> None:
+    """By a fresh certificate of the same key, in the record; or by a line of the trust file."""
+    now, root = time.time(), TrustRoot(operators=(OPERATOR.public,))
+
+    def showing(since: float) -> JobRecord:
+        shown = enrol("node-a", NODE.public, OPERATOR, now=since, lifetime=3600).to_json()
+        proof = {**json.loads(signed().proof), "certificate": shown}
+        return replace(RECORD, proof=json.dumps(proof))
+
+    with pytest.raises(NodeUntrusted, match="it ran out; enrol it again"):
+        check_end(showing(now - 7200), END, root)
+    assert check_end(showing(now - 60), END, root) == "node-a"
+    assert check_end(showing(now - 7200), END, ROOT) == "node-a"
 
 
 @pytest.mark.parametrize("name", ["fence", "attempt", "spec"])
