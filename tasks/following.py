@@ -24,6 +24,7 @@ from tasks.settings import Settings, unavailable
 from tasks.state import JobState
 
 if TYPE_CHECKING:
+    from tasks.job import JobConfig
     from tasks.roots import TrustRoot
 
 _LOOK_AFTER_S: Final = 5.0
@@ -39,18 +40,21 @@ def follow(
     timeout: float | None = None,
     reconnect_for: float = 300.0,
     trust: TrustRoot | str | os.PathLike[str] | None = None,
+    spec: JobConfig | str | None = None,
 ) -> Generator[Envelope, None, None]:
     """The job's events, from its first to its end.
 
     ``timeout``: seconds of following, then TimeoutError. ``reconnect_for``: seconds for which a
     Redis that went away is waited for. ``trust``: a `tasks.roots.TrustRoot`, or the path of one:
-    what is not the signed word of a node in it is an error.
+    what is not the signed word of a node in it is an error. ``spec``: what was submitted, as
+    `JobResult.submitted` has it, or its `JobConfig.digest`: the end of another configuration is an
+    error, too; without, the configuration is not checked.
 
-    Raises UnknownJob, RedisUnavailable, TimeoutError; with ``trust`` KeyUnusable and, as soon as it
-    meets such an event, NotSigned, NodeUntrusted, Forged.
+    Raises UnknownJob, RedisUnavailable, TimeoutError, ValueError: ``spec`` without ``trust``; with
+    ``trust`` KeyUnusable and, as soon as it meets such an event, NotSigned, NodeUntrusted, Forged.
     """
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = _sequence(job_id, trust), _Patience(timeout, reconnect_for)
+    sequence, patience = _sequence(job_id, trust, spec), _Patience(timeout, reconnect_for)
     client = hub.connect(timeout=10.0)
     try:
         while not sequence.ended:
@@ -69,10 +73,11 @@ async def follow_async(
     timeout: float | None = None,
     reconnect_for: float = 300.0,
     trust: TrustRoot | str | os.PathLike[str] | None = None,
+    spec: JobConfig | str | None = None,
 ) -> AsyncGenerator[Envelope, None]:
     """As `follow`, for asyncio."""
     hub = Settings.from_env() if settings is None else settings
-    sequence, patience = _sequence(job_id, trust), _Patience(timeout, reconnect_for)
+    sequence, patience = _sequence(job_id, trust, spec), _Patience(timeout, reconnect_for)
     client = hub.connect_async(timeout=10.0)
     try:
         while not sequence.ended:
@@ -85,13 +90,21 @@ async def follow_async(
         await client.aclose()
 
 
-def _sequence(job_id: str, trust: TrustRoot | str | os.PathLike[str] | None) -> Sequence:
+def _sequence(
+    job_id: str,
+    trust: TrustRoot | str | os.PathLike[str] | None,
+    spec: JobConfig | str | None,
+) -> Sequence:
     if trust is None:
+        if spec is not None:
+            raise ValueError("spec: is compared with what a node has signed; so trust is needed")
         return Sequence(job_id)
     from tasks.proving import Checker  # no cost to who asks for no proof
     from tasks.roots import TrustRoot
 
-    return Sequence(job_id, Checker(job_id, TrustRoot.of(trust)))
+    if spec is not None and not isinstance(spec, str):
+        spec = spec.with_job_id(job_id).digest()
+    return Sequence(job_id, Checker(job_id, TrustRoot.of(trust), spec))
 
 
 class _Patience:
@@ -182,18 +195,20 @@ def _confirmed(message: Any) -> None:
 
 def _ask(pipe: Any, keys: Keys, job_id: str, after: int) -> Any:
     """Queue up, to be read in one transaction: how far the record is, what is stored after one."""
-    pipe.hmget(keys.job(job_id), "seq", "state")
+    pipe.hmget(keys.job(job_id), "seq", "state", "node", "fence", "attempt", "proof")
     pipe.xrange(keys.history(job_id), f"({after}-0")
     pipe.xrange(keys.tail(job_id), f"({after}-0")
     return pipe
 
 
 def _catch_up(answer: list[Any], job_id: str, sequence: Sequence) -> list[Envelope]:
-    (seq, state), history, tail = answer
+    (seq, state, *held), history, tail = answer
     if seq is None:
         raise UnknownJob(
             f"no job {job_id!r}: it was never submitted to this Redis under this prefix, or its "
             "record has expired"
         )
     texts = [row["e"] for _, row in [*history, *tail]]
-    return sequence.caught_up(texts, int(seq), over=state in _ENDS)
+    found = sequence.caught_up(texts, int(seq), over=state in _ENDS)
+    sequence.prove(found, *held)
+    return found

@@ -28,7 +28,10 @@ class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
     """Celery's `AsyncResult`, with ``get(trust=…)`` and `prove`."""
 
     submitted: JobConfig | None = None
-    """The job, where this process has submitted it."""
+    """The job, where this process has submitted it …"""
+    submitted_at: float | None = None
+    """… and when it did so, in seconds since the epoch. An end that was signed before is of an
+    earlier job of the same id; None: that is as good."""
     _cache: Any  # Celery's: what it knows of the end
 
     def get(
@@ -87,7 +90,7 @@ class JobResult(AsyncResult):  # type: ignore[misc]  # Celery has no type hints
                 raise NotSigned(f"{error}; so there is no signature of its end") from None
         job = self.submitted
         spec = None if job is None else job.with_job_id(self.id).digest()
-        return check_end(record, end, root, spec=spec)
+        return check_end(record, end, root, spec=spec, since=self.submitted_at)
 
     def _end(self, meta: Mapping[str, Any]) -> End:
         """What Celery tells of the end. Raises NotSigned: nothing that a node says."""

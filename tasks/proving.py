@@ -20,7 +20,7 @@ from tasks.seals import (
 )
 from tasks.state import FailureReason
 from tasks.trust import bytes_of
-from tasks.vouching import counted
+from tasks.vouching import End, Held, check_end, counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +49,11 @@ class _At:
 class Checker:
     """Of one follower. A list of events is checked as a whole, or nothing of it counts."""
 
-    def __init__(self, job_id: str, root: TrustRoot) -> None:
+    def __init__(self, job_id: str, root: TrustRoot, spec: str | None = None) -> None:
+        """``spec``: the SHA-256 of the configuration that was submitted, if that is known."""
         self._job_id = job_id
         self._root = root
+        self._spec = spec
         self._at = _At()
         self._shown: dict[str, Any] = {}
         """Enrolments, by the node's key: not every seal has it."""
@@ -73,7 +75,8 @@ class Checker:
     def check(self, events: Sequence[Envelope], *, all_signed: bool = False) -> list[Envelope]:
         """The events that a trusted node has said, with ``signed_by``, and the few that none says.
 
-        ``events``: in order, whole batches. ``all_signed``: none that is nobody's or said again.
+        ``events``: in order, whole batches. ``all_signed``: none that is nobody's or said again,
+        and no end for which `check_end` needs the record.
 
         Raises NotSigned, NodeUntrusted, Forged.
         """
@@ -94,10 +97,39 @@ class Checker:
             else:
                 waiting.append(one)
         self._none_left(waiting)
-        if all_signed and not (len(out) == len(events) and all(one.signed_by for one in out)):
+        if all_signed and not (len(out) == len(events) and all(map(self._is_all, out))):
             raise NotSigned(f"job {self._job_id}: some of its events are not a node's word")
         self._at = at
         return out
+
+    def check_end(
+        self,
+        end: Envelope,
+        node: str | None,
+        fence: str | None,
+        attempt: str | None,
+        proof: str | None,
+    ) -> None:
+        """See that it is the end of the configuration that was submitted, if that is known.
+
+        ``node`` and the others: as the record has them. Raises NotSigned, NodeUntrusted, Forged.
+        """
+        if self._spec is None:
+            return
+        held = Held(
+            job_id=self._job_id,
+            node=node or "",
+            fence=_number(fence),
+            attempt=_number(attempt),
+            proof=proof or "",
+        )
+        signer = check_end(held, End.of_event(end.event), self._root, spec=self._spec)
+        if (end.signed_by, end.attempt) != (signer, held.attempt):
+            raise self._forged(end, f"is not of the attempt whose end node {signer} has signed")
+
+    def _is_all(self, one: Envelope) -> bool:
+        """Whether nothing else is needed to believe it."""
+        return bool(one.signed_by) and (self._spec is None or not is_end(one.event))
 
     def _is_nobodys(self, one: Sealed) -> bool:
         """Whether it is of a kind that Redis's scripts say by themselves. Raises NotSigned: an end,
@@ -211,6 +243,14 @@ class Checker:
 
 def _place(one: Envelope) -> tuple[str, str, int]:
     return one.node, one.slot, one.attempt
+
+
+def _number(text: str | None) -> int:
+    """-1 for what is none, which no node signs."""
+    try:
+        return int(text or "")
+    except ValueError:
+        return -1
 
 
 def _plain(one: Sealed, signed_by: str) -> Envelope:

@@ -79,6 +79,13 @@ class Sequence:
         self.ended = self.ended or any(is_end(one.event) for one in proven)
         return proven
 
+    def prove(self, found: Iterable[Envelope], *held: str | None) -> None:
+        """See that an end in ``found`` is of the configuration that was submitted, where a checker
+        knows that. ``held``: see `Checker.check_end`. Raises Unproven."""
+        for one in found:
+            if self._checker is not None and is_end(one.event):
+                self._checker.check_end(one, *held)
+
     def _checked(self, found: list[Envelope], *, all_signed: bool = False) -> list[Envelope]:
         if self._checker is None:
             return found

@@ -5,6 +5,7 @@ On a producer it validates; on a node it hands the delivered job to the node's e
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, assert_never
 
@@ -72,8 +73,9 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
         job = with_expiry(job_of(args, kwargs, task_id), options.pop("expires", None))
         if key is not None:
             job = sign(job, key)
+        began = time.time()
         sent = super().apply_async((Checked(job),), {}, task_id or job.job_id, *rest, **options)
-        sent.submitted = job
+        sent.submitted, sent.submitted_at = job, began
         return sent
 
     def apply(self, *_: Any, **__: Any) -> Any:

@@ -13,10 +13,11 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from tasks import jsonvalue
 from tasks.errors import BadSignature, Forged, NotSigned
+from tasks.events import Event
 from tasks.record import Claimed, JobRecord
 from tasks.roots import TrustRoot
 from tasks.trust import SigningKey, base64_of, bytes_of
@@ -27,6 +28,8 @@ PROOF: Final = "proof"
 MOST_COUNT: Final = 2**53
 """More attempts, fences or batches no job has: Redis counts exactly up to there."""
 _KIND: Final = b"cyxwiz end of a job 1\n"
+_SKEW_S: Final = 60.0
+"""By which a node's clock and a producer's may differ."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,28 @@ class End:
             message=record.message,
             result=record.result or None,
         )
+
+    @classmethod
+    def of_event(cls, event: Event) -> Self:
+        """As a follower is told it."""
+        return cls(
+            state=event.type,
+            reason=str(getattr(event, "reason", "")),
+            message=getattr(event, "message", ""),
+            result=getattr(event, "result", None) or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """What `check_end` needs of a record."""
+
+    job_id: str
+    node: str
+    fence: int
+    attempt: int
+    proof: str
+    spec_digest: str = ""
 
 
 class Signer:
@@ -86,17 +111,20 @@ class Signer:
 
 
 def check_end(
-    record: JobRecord,
+    record: JobRecord | Held,
     end: End,
     root: TrustRoot,
     *,
     spec: str | None = None,
+    since: float | None = None,
     now: float | None = None,
 ) -> str:
     """See that a trusted node has signed that the job ended as ``end``; returns the node.
 
     ``spec``: the SHA-256 of the configuration that was submitted, where the caller knows it; the
-    record's else. ``now``: seconds since the epoch; None: now.
+    record's else. ``since``: when it was submitted (seconds since the epoch), where the caller
+    knows it: the same configuration may have run before under the same id. ``now``: seconds since
+    the epoch; None: now.
 
     Raises NotSigned, NodeUntrusted, Forged.
     """
@@ -137,6 +165,12 @@ def check_end(
         raise Forged(
             f"{job}: node {node} has run another configuration than was submitted under this id"
         )
+    at = counted(said["at"])
+    if since is not None and (at is None or at < since - _SKEW_S):
+        raise Forged(
+            f"{job}: node {node} has signed its end at {at}, before it was submitted here (at "
+            f"{since:.0f}): it is of an earlier job of this id, or one of the clocks is wrong"
+        )
     return node
 
 
@@ -166,7 +200,7 @@ def _digest(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _unsigned(record: JobRecord, end: End) -> str:
+def _unsigned(record: JobRecord | Held, end: End) -> str:
     """What an end without a signature may be."""
     told = ": ".join(filter(None, (end.state, end.reason, end.message)))
     match end.state:

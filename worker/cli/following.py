@@ -33,7 +33,9 @@ class Proof:
 
     root: TrustRoot
     specs: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of what was submitted, by job, where it was submitted here."""
+    """SHA-256 of what was submitted, by job, where it was submitted here …"""
+    since: float | None = None
+    """… and when, in seconds since the epoch."""
 
     @classmethod
     def by(cls, path: Path, specs: Mapping[str, str] | None = None) -> Self:
@@ -48,7 +50,8 @@ class Proof:
         from worker.cli.job import read_record
 
         record = read_record(job_id, settings)
-        check_end(record, End.of(record), self.root, spec=self.specs.get(job_id))
+        spec = self.specs.get(job_id)
+        check_end(record, End.of(record), self.root, spec=spec, since=self.since)
 
 
 def follow_to_the_end(
@@ -84,7 +87,8 @@ async def follow_all(
 async def _one(job_id: str, settings: Settings, view: View, proof: Proof | None) -> ExitCode:
     code = ExitCode.INTERNAL
     root = None if proof is None else proof.root
-    async for envelope in follow_async(job_id, settings=settings, trust=root):
+    spec = None if proof is None else proof.specs.get(job_id)
+    async for envelope in follow_async(job_id, settings=settings, trust=root, spec=spec):
         if proof is not None and is_end(envelope.event):
             proof.check(job_id, settings)  # before it is shown
         view.show(envelope)

@@ -15,7 +15,8 @@ trust_option = click.option(
     "trust_path",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="PATH",
-    help="Believe only what a node of this file has signed; ends with 12 for anything else.",
+    help="Believe only what a node of this file has signed; ends with 12 for anything else. That "
+    "it ran what was submitted is checked by submit --follow alone: it knows that.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def submit(
         raise click.UsageError("two of the jobs have the same job_id")
     queues = _queues(jobs, node)
     settings = reached(redis_url, config_path)
+    began = time.time()
     job_ids = submit_jobs(jobs, settings, queues)
     if not follow:
         for job_id, queue, lacks in zip(job_ids, queues, _missing(queues, settings), strict=True):
@@ -89,7 +91,8 @@ def submit(
             say(f"submitted {job_id}")
     if proof is not None:
         digests = [one.with_job_id(i).digest() for one, i in zip(jobs, job_ids, strict=True)]
-        proof = replace(proof, specs=dict(zip(job_ids, digests, strict=True)))
+        specs = dict(zip(job_ids, digests, strict=True))
+        proof = replace(proof, specs=specs, since=began)
     view = view_for(job_ids, as_json=as_json)
     sys.exit(follow_to_the_end(job_ids, settings, view, proof))
 

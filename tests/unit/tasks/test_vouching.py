@@ -80,3 +80,15 @@ def test_what_was_signed_outlives_an_enrolment_that_has_run_out() -> None:
 def test_a_node_that_signs_another_shape_is_a_forger(name: str, value: object) -> None:
     with pytest.raises(Forged, match=r"fence|another configuration"):
         check_end(signed(**{name: value}), END, ROOT)
+
+
+@pytest.mark.parametrize("at", [None, "1", -1, [], 1, 939])
+def test_an_end_from_before_the_job_was_submitted_is_of_an_earlier_one(at: object) -> None:
+    with pytest.raises(Forged, match="before it was submitted here"):
+        check_end(signed(at=at), END, ROOT, since=1000.0)
+    assert check_end(signed(at=at), END, ROOT) == "node-a"  # who does not know when
+
+
+@pytest.mark.parametrize("at", [940, 1000, 5000])
+def test_an_end_from_after_it_is_its_own_whatever_the_clocks_differ_by(at: int) -> None:
+    assert check_end(signed(at=at), END, ROOT, since=1000.0) == "node-a"
