@@ -1,8 +1,9 @@
 """A copy of a directory that a job goes on writing to: file by file, each named by its SHA-256.
 
-The directory is the job's and is trusted in nothing: see `worker.store.walk`. A file that changes
-while it is copied makes no copy, and one that its author is still writing (``.partial-…``, as the
-built-in runner and the helper call it) is passed over.
+The directory is the job's and is trusted in nothing: see `worker.store.walk`. Where anything in it
+changes, comes or goes before the last file is copied, there is no copy: it could mix files of two
+checkpoints. What its author is still writing (``.partial-…``, as the built-in runner and the helper
+call it) is passed over.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -36,7 +37,7 @@ _Mark = tuple[int, int, int, int, int]
 
 
 class Unsettled(StoreError):
-    """There is no copy now: a file changed under it, or there is too much."""
+    """There is no copy now: something changed under it, or there is too much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,25 +105,23 @@ class Camera:
         fresh: dict[str, File] = {}
         left_out: list[str] = []
         seen: dict[_Mark, str] = {}
+        marks: dict[str, _Mark] = {}
         top = os.open(self._source, _DIRECTORY)
         try:
-            for name, fd in Walk(left_out.append, most_entries=_MOST_ENTRIES).files(top):
-                with os.fdopen(fd, "rb") as file:
-                    about = os.fstat(fd)
-                    if _is_partial(name.parts):
-                        continue
-                    if about.st_nlink != 1:
-                        left_out.append(f"{name}: a hard link")
-                        continue
-                    self._allow(len(files), sum(one.size for one in files) + about.st_size)
-                    mark = _mark(about)
-                    sha256 = self._seen.get(mark, "")
-                    if sha256 not in there and sha256 not in fresh:
-                        sha256 = self._copy(file, str(name), mark)
-                        fresh[sha256] = File(sha256, about.st_size, sha256)
+            for name, file, about in _regular(top, left_out.append):
+                self._allow(len(files), sum(one.size for one in files) + about.st_size)
+                mark = marks[name] = _mark(about)
+                sha256 = self._seen.get(mark, "")
+                if sha256 not in there and sha256 not in fresh:
+                    sha256 = self._copy(file, name, mark)
+                    fresh[sha256] = File(sha256, about.st_size, sha256)
                 if time.time() - max(about.st_mtime, about.st_ctime) > _OLD_ENOUGH_S:
                     seen[mark] = sha256
-                files.append(File(str(name), about.st_size, sha256))
+                files.append(File(name, about.st_size, sha256))
+            now = {name: _mark(about) for name, _, about in _regular(top, lambda why: None)}
+            for name in sorted(now.keys() ^ marks.keys()) or sorted(now):
+                if now.get(name) != marks.get(name):
+                    raise Unsettled(f"{name} changed, came or went while others were copied")
         finally:
             os.close(top)
         self._seen = seen
@@ -167,6 +166,21 @@ class Camera:
 def listing_of(files: Collection[File]) -> bytes:
     """The list of files as it is stored."""
     return json.dumps([[one.name, one.size, one.sha256] for one in files]).encode()
+
+
+def _regular(
+    top: int, leave_out: Callable[[str], None]
+) -> Iterator[tuple[str, IO[bytes], os.stat_result]]:
+    """What is copied of the open directory ``top``: name, the file while it is open, its stat."""
+    for name, fd in Walk(leave_out, most_entries=_MOST_ENTRIES).files(top):
+        with os.fdopen(fd, "rb") as file:
+            about = os.fstat(fd)
+            if _is_partial(name.parts):
+                continue
+            if about.st_nlink == 1:
+                yield str(name), file, about
+            else:
+                leave_out(f"{name}: a hard link")
 
 
 def _is_partial(parts: Collection[str]) -> bool:

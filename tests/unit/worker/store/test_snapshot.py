@@ -134,6 +134,41 @@ def test_a_file_that_changes_under_it_makes_no_snapshot(scene: Scene) -> None:
     assert [one for one in scene.copies() if not one.startswith(".")] == []
 
 
+@pytest.mark.parametrize("change", ["changes", "comes", "goes", "is replaced"])
+def test_two_checkpoints_are_never_mixed(scene: Scene, change: str) -> None:
+    """One that becomes the next one while it is copied, in a file that is not being copied then."""
+    for name in ("a", "b", "c"):
+        (scene.job / name).write_bytes(b"first")
+    done: list[int] = []
+
+    def at_the_last() -> None:
+        done.append(1)
+        if len(done) != 3:
+            return
+        match change:
+            case "changes":
+                (scene.job / "a").write_bytes(b"other")
+            case "comes":
+                (scene.job / "folder").mkdir()
+                (scene.job / "folder" / "d").touch()
+            case "goes":
+                (scene.job / "a").unlink()
+            case _:
+                (scene.job / ".partial-a").write_bytes(b"first")
+                (scene.job / ".partial-a").rename(scene.job / "a")
+
+    camera = scene.camera(check=at_the_last)
+    with pytest.raises(Unsettled, match=r"(a|folder/d) changed, came or went"):
+        camera.take(())
+    assert camera.take(()) is not None, "once nothing changes any more"
+
+
+def test_what_is_being_written_meanwhile_changes_nothing(scene: Scene) -> None:
+    (scene.job / "whole").write_bytes(b"whole")
+    camera = scene.camera(check=lambda: (scene.job / ".partial-next").touch())
+    assert scene.names(camera.take(())) == ["whole"]
+
+
 def test_too_much_has_no_copy(scene: Scene) -> None:
     (scene.job / "sparse").touch()
     os.truncate(scene.job / "sparse", (1 << 20) + 1)
