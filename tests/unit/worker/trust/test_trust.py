@@ -38,6 +38,25 @@ def job(key: SigningKey | None = KEY, **fields: Any) -> JobConfig:
 # files
 
 
+def test_the_file_that_is_read_is_the_one_that_is_asked_who_may_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one that has its name by then does not answer for it."""
+    path, good = write(tmp_path / "alice.pub"), write(tmp_path / "good.pub", OTHER)
+    path.chmod(0o666)
+    fstat = os.fstat
+
+    def swapped(fd: int) -> os.stat_result:
+        good.replace(path)
+        return fstat(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.trust.keyfile.os.fstat", swapped)
+        with pytest.raises(ConfigError, match="may write to it"):
+            read_key(path)
+    assert read_key(path).key_id == OTHER.public.key_id
+
+
 def test_the_file_of_keys_new_is_one_and_allows_nothing(tmp_path: Path) -> None:
     path = tmp_path / "alice.pub"
     path.write_text(key_file("alice", KEY.public))
