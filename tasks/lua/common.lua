@@ -166,7 +166,9 @@ local function nonces_of(id) return key('nonce', 'of:' .. id) end
 
 -- The job has ended: what it was signed with is not used again, whatever its record says later.
 local function end_nonces(id)
-  for _, name in ipairs(redis.call('SMEMBERS', nonces_of(id))) do
+  local names = redis.call('SMEMBERS', nonces_of(id))
+  if #names == 0 then return end
+  for _, name in ipairs(names) do
     local whose = string.match(redis.call('GET', key('nonce', name)) or '', '^%S+')
     if whose then redis.call('SET', key('nonce', name), whose .. ' ended', 'KEEPTTL') end
   end
