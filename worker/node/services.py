@@ -166,11 +166,14 @@ class Sweep:
         return any(one.name.rpartition("~")[0] == job_id for one in attempts.iterdir())
 
     def _is_over(self, job_id: str) -> bool | None:
-        """None: nobody knows of it."""
+        """None: nobody knows of it. A record that this version cannot read says of no end."""
         try:
             return self._records.get(job_id).state.terminal
         except UnknownJob:
             return None
+        except (ValueError, KeyError) as error:
+            log.warning("sweep.unreadable job=%s error=%r", job_id, error)
+            return False
 
     def _run(self) -> None:
         while True:

@@ -296,10 +296,16 @@ def test_a_store_that_hangs_does_not_hold_up_the_end(site: Site) -> None:
     assert sorted(site.index.over(site.store.id)) == ["a", "b"]
 
 
-def test_a_job_in_a_state_of_another_version_is_not_over(site: Site) -> None:
+@pytest.mark.parametrize("field", ["state", "attempt", "spec"])
+def test_a_job_whose_record_is_of_another_version_is_not_over(site: Site, field: str) -> None:
     site.left("a", site.job)
-    site.records.client.hset(site.records.keys.job(site.job), "state", "of-tomorrow")
+    site.save("node-a", saved="1")
+    site.records.client.hset(site.records.keys.job(site.job), field, "of-tomorrow")
     assert site.index.over(site.store.id) == ["a"]
+    site.sweep()
+    assert site.has("node-a") == {"saved": "1"}
+    assert site.index.over(site.store.id) == [], "what comes after it is swept"
+    assert site.index.store_of(site.job)
 
 
 def test_a_fault_ends_one_sweep_and_not_the_next(

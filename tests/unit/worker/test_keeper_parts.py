@@ -259,6 +259,9 @@ def test_a_process_name_may_look_like_fields() -> None:
     entry = procfs.Process(42, b"42 (a) S (b) " + " ".join(fields).encode())
     assert (entry.state, entry.parent, entry.group) == ("S", 1, 7)
     assert (entry.threads, entry.start) == (4, 99)
+    assert not entry.ends
+    fields[6] = str(0x40000C)  # PF_EXITING among others
+    assert procfs.Process(42, b"42 (a) " + " ".join(fields).encode()).ends
     assert entry.rss_bytes == 2 * resource.getpagesize()
 
 
