@@ -8,15 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import redis
 
 from tasks import events
-from tasks.choices import Network
 from tasks.errors import (
-    BadSignature,
-    ConfigError,
     InvalidJob,
     KeeperError,
     LeaseLost,
@@ -30,43 +27,34 @@ from tasks.record import Claimed, Lost, tagged
 from tasks.routing import route
 from tasks.seals import RESTORED
 from tasks.state import FailureReason, JobState
-from worker.admission import Admitted, HandBack, Refused, admit
 from worker.attempt import Attempt, Left, Patience
 from worker.audited import Audited
 from worker.device_watch import DeviceWatch
-from worker.devices.pool import HeldGrant
 from worker.ending import Ending
 from worker.execs import Execs
-from worker.granting import grant as grant_slot
 from worker.granting import promised_mb
 from worker.heirs import Heir
+from worker.judging import judge
 from worker.keeper import secret_files
-from worker.launchers import Asked, Launcher, Picked
 from worker.lease import Renewal, local_deadline
 from worker.limits import effective_timeout
 from worker.note import Note, remember
 from worker.outcome import Ended, Evidence, Outcome, decide
-from worker.parts import NATIVE, NodeParts
-from worker.plan import AttemptId, ExitStatus, LaunchPlan, SecretFiles, StopCause
-from worker.result import missing_output, success_result
+from worker.parts import NodeParts
+from worker.plan import AttemptId, ExitStatus, LaunchPlan
+from worker.planning import Planning
 from worker.runtimes.base import Handle
 from worker.stream.decoder import Decoder
 from worker.stream.masking import Mask
 from worker.stream.publisher import Publisher
 from worker.stream.reading import Reading
 from worker.supplies import Supplies
-from worker.trust.keyring import Standing
-from worker.trust.vetting import vet
 from worker.turned_away import TurnedAway
 
 log = logging.getLogger(__name__)
 
 _HEARD_AT_ONCE_S = 0.5
-_TELL_OF_A_PULL_S = 5.0
 _GONE_AGAIN_S = 0.2
-_LAST_WORDS_LOST: Final = (
-    "[the container engine was away when the container ended: the last of its output may be lost]"
-)
 
 
 class _Ended(Exception):
@@ -127,16 +115,22 @@ class Run:
         self._publisher.on_gone = self._renewal.soon
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
         self._keeping = parts.keeping(claim.lease)
+        self._planning = Planning(
+            parts,
+            claim,
+            audited=self._audited,
+            publisher=self._publisher,
+            supplies=self._supplies,
+            keeping=self._keeping,
+            until_redis_answers=self._sure,
+            lasts=self._lasts,
+            check=self._check,
+        )
         self._execs = Execs(parts, claim, self._audited)
         self._attempt: Attempt | None = None
         self._handle: Handle | None = None if heir is None else heir.handle
         self._note: Note | None = None if heir is None else heir.note
-        self._grant: HeldGrant | None = None
         self._devices: DeviceWatch | None = None
-        self._admitted: Admitted | None = None
-        self._launcher: Launcher | None = None
-        self._picked = Picked()
-        self._told_of_pull = 0.0
         self._mask: Mask | None = None
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
@@ -285,7 +279,7 @@ class Run:
         try:
             job = JobConfig.parse(self._claim.spec)
             if self._heir is None:
-                self._start(job, self._plan(job))
+                self._start(job, self._planning.plan(job))
             else:
                 self._go_on(self._heir)
             exit_ = self._watch(job)
@@ -316,118 +310,12 @@ class Run:
                 {},
             )
 
-    def _plan(self, job: JobConfig) -> LaunchPlan:
-        """Admission, image, data, grant."""
-        parts = self._parts
-        standing = self._audited.standing = self._standing(job)
-        secrets = self._secrets(job, standing)
-        decision = admit(
-            job,
-            parts.config,
-            parts.place.host,
-            parts.engines.state(),
-            standing,
-            last_reason=self._claim.handed_back_everywhere,
-            engine_expected=parts.place.offers_containers,
-            devices=parts.place.slot_devices,
-            secrets=frozenset(secrets),
-        )
-        match decision:
-            case Refused():
-                raise TurnedAway.rejected(decision.reason, decision.message)
-            case HandBack():
-                raise TurnedAway.handed_back(decision.reason, decision.message)
-            case Admitted():
-                self._admitted = decision
-        self._publisher.state(
-            events.Admitted(
-                mode=decision.mode,
-                sandbox_level=decision.level,
-                why=decision.why,
-                warning=decision.warning,
-            )
-        )
-        fetches = job.dataset_uri is not None or job.code_uri is not None
-        if fetches or decision.mode != NATIVE or parts.place.devices:
-            self._lasts()  # who knows how long until it starts
-            self._publisher.begin()
-        launcher = self._launcher = parts.launcher(decision.mode, standing.images)
-        before = Picked(reference=self._claim.image_reference, id=self._claim.image)
-        self._picked = launcher.prepare(job, before if before.id else None, self._pulling)
-        self._check()
-        provided = self._supplies.get(job)
-        self._check()
-        if self._keeping is not None:
-            self._keeping.bring(self._sure, self._lasts, self._check)
-        self._grant = grant_slot(parts, self._id, job)
-        grant = self._grant.grant
-        asked = Asked(
-            job=job,
-            attempt=self._id,
-            number=self._claim.attempt,
-            # whoever holds the grant keeps what was fetched in the cache, too
-            grant=replace(grant, via=parts.place.via, fds=(*grant.fds, *provided.fds)),
-            limits=decision.limits,
-            checkpoints=parts.checkpoints.of(self._id.job_id),
-            data=provided.data_path,
-            code=provided.code,
-            secrets=self._secret_files(secrets),
-            network=self._network(job, decision.mode),
-        )
-        return launcher.plan(asked, self._picked)
-
-    def _standing(self, job: JobConfig) -> Standing:
-        """Whose job it is. Its signature's nonce is used for it here."""
-        parts, lease = self._parts, self._claim.lease
-        try:
-            standing: Standing = self._sure(
-                lambda: vet(job, lease, parts.keyring, parts.records, time.time())
-            )
-        except BadSignature as error:
-            raise TurnedAway.rejected(FailureReason.UNTRUSTED, str(error)) from None
-        return standing
-
-    def _secrets(self, job: JobConfig, standing: Standing) -> Mapping[str, str]:
-        """Those that the job asks for, as far as the node has them; {} for an untrusted one."""
-        if not job.secrets or standing.key is None:
-            return {}
-        try:
-            return self._parts.secrets.take(job.secrets)
-        except ConfigError as error:
-            log.error("secrets.unusable attempt=%s error=%s", self._id, error)
-            message = "secrets: the node's file of them is wrong"
-            raise TurnedAway.handed_back(FailureReason.ENGINE_ERROR, message) from None
-
-    def _network(self, job: JobConfig, mode: str) -> str:
-        """The engine's network that it joins; '': none. Raises RuntimeUnavailable: no job may."""
-        parts = self._parts
-        name = parts.config.docker.network if job.network is not Network.NONE else ""
-        if not name or mode == NATIVE:
-            return ""
-        self._lasts()
-        parts.engines.prove_network(name)
-        return name
-
-    def _secret_files(self, values: Mapping[str, str]) -> SecretFiles | None:
-        if not values:
-            return None
-        config = self._parts.config
-        root = config.trust.secrets_root(config.node.state_dir)
-        return SecretFiles(place=root / str(self._id), values=values)
-
-    def _pulling(self, image: str, detail: str) -> None:
-        """Pass on how a pull gets on; raises to end it."""
-        self._check()
-        now = time.monotonic()
-        if now - self._told_of_pull >= _TELL_OF_A_PULL_S:
-            self._told_of_pull = now
-            self._publisher.state(events.Pulling(image=image, detail=detail))
-
     def _start(self, job: JobConfig, plan: LaunchPlan) -> None:
         self._check()
-        launcher, admitted = self._launcher, self._admitted
-        assert launcher is not None and admitted is not None  # noqa: S101, PT018 - _plan has set it
-        self._audited.starts(job, plan, admitted, self._picked)
+        planned = self._planning
+        launcher, admitted, picked = planned.launcher, planned.admitted, planned.picked
+        assert launcher is not None and admitted is not None  # noqa: S101, PT018 - plan has set it
+        self._audited.starts(job, plan, admitted, picked)
         began = time.monotonic()
         self._handle = launcher.runtime.start(plan, self._renewal.deadline)
         self._note = Note(
@@ -435,21 +323,19 @@ class Run:
             began=began,
             output=plan.output,
             devices=plan.grant.devices,
-            about=self._how(),
+            about=planned.how(),
             started={
                 "mode": admitted.mode,
                 "devices": plan.grant.devices,
-                "image": self._picked.reference,
-                "image_id": self._picked.id,
-                "digest": self._picked.digest,
-                "note": self._picked.note,
+                "image": picked.reference,
+                "image_id": picked.id,
+                "digest": picked.digest,
+                "note": picked.note,
                 "sandbox": launcher.report(self._handle),
             },
         )
         remember(plan.state, self._note)
-        if self._grant is not None:
-            self._grant.release()  # the keeper holds it from here on, and what was fetched
-        self._supplies.close()
+        planned.release()  # the keeper holds it from here on
         self._publisher.state(events.Started(**self._note.started), state=JobState.RUNNING)
 
     def _go_on(self, heir: Heir) -> None:
@@ -529,78 +415,27 @@ class Run:
         }
 
     def _judge(self, job: JobConfig, exit_: ExitStatus) -> tuple[Outcome, Mapping[str, Any]]:
-        """The outcome, from evidence; the artefacts of a success."""
         attempt, note = self._attempt, self._note
         assert attempt is not None and note is not None  # noqa: S101, PT018 - _start has set it
-        assert note.output is not None  # noqa: S101 - a note of ours is whole
         if self._fenced:
             raise LeaseLost(str(self._id))
         if self._mask is not None:
             exit_ = replace(exit_, error=self._mask.text(exit_.error))
-        if exit_.cause is StopCause.ENGINE:
-            self._publisher.offer(events.Log(stream="stderr", lines=(_LAST_WORDS_LOST,)))
-        used = {} if self._devices is None else self._devices.totals()
-        self._publisher.state(
-            events.Usage(
-                cpu_seconds=round(exit_.cpu_seconds, 3),
-                max_rss_mb=round(exit_.max_rss_mb, 1),
-                wall_seconds=round(exit_.wall_seconds, 3),
-                oom=exit_.oom,
-                **used,
-            ),
-            more_soon=True,
-        )
-        said = attempt.decoder.completion
-        evidence = Evidence(
-            exit=exit_,
-            ended=attempt.ended,
-            why=attempt.why,
-            completed=said is not None,
-            success=said is not None and said.success,
-            error="" if said is None else said.error,
-            must_complete=job.model_definition is not None,
-            missing_output=missing_output(said, note.output),
-            cuda_oom_seen=attempt.decoder.cuda_oom_seen,
-            memory_error_seen=attempt.decoder.memory_error_seen,
-            has_gpu=bool(note.devices),
-            tail=attempt.decoder.tail,
-        )
-        outcome = decide(evidence)
-        if outcome.state is not JobState.SUCCEEDED:
-            return outcome, {}
-        kept = self._supplies.keep(note.output)
-        result = success_result(
-            job_id=self._id.job_id,
-            completion=said,
-            progress=attempt.decoder.progress,
-            kept=kept,
-            output=note.output,
+        return judge(
+            job,
+            exit_,
+            attempt,
+            note,
+            publisher=self._publisher,
+            supplies=self._supplies,
+            used={} if self._devices is None else self._devices.totals(),
             about={
-                **note.about,
                 "node": self._parts.place.node,
                 "slot": self._parts.place.slot,
                 "attempt": self._claim.attempt,
                 "seconds": round(time.monotonic() - self._began, 3),
-                "cpu_seconds": round(exit_.cpu_seconds, 3),
-                "max_rss_mb": round(exit_.max_rss_mb, 1),
-                # it went on, and ended well: nothing else would tell that it was short of memory
-                **({"oom": True} if exit_.oom else {}),
-                **used,
             },
         )
-        return outcome, result
-
-    def _how(self) -> dict[str, Any]:
-        """How it was run, for the result."""
-        admitted, picked = self._admitted, self._picked
-        assert admitted is not None  # noqa: S101 - _plan has set it
-        return {
-            "mode": admitted.mode,
-            "why": admitted.why,
-            **({"warning": admitted.warning} if admitted.warning else {}),
-            **({"image": picked.reference, "image_id": picked.id} if picked.id else {}),
-            **({"digest": picked.digest} if picked.digest else {}),
-        }
 
     def _check(self) -> None:
         if self._fenced:
@@ -637,11 +472,9 @@ class Run:
             except (KeeperError, OSError) as error:
                 log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
                 removed = False
-        if self._grant is not None:
-            self._grant.release()
+        self._planning.release()
         if self._note is not None and self._note.devices:
             self._parts.pool.reap()  # what it used is counted as of now
-        self._supplies.close()
         if not removed:
             return  # somebody else may have it by now, and its directories with it
         place = self._parts.paths.job(self._id.job_id)
