@@ -13,6 +13,7 @@ import pytest
 from tasks.events import Progress
 from tasks.following import follow
 from tests.support.cluster import Cluster
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -88,6 +89,6 @@ def test_on_another_node_it_goes_on_from_what_they_share(
     assert epochs[2][0] >= 4 + 1, "the epochs up to the last checkpoint are not trained again"
     assert epochs[2][-1] == 10, "what was half-written is not gone on from"
     assert job.get(timeout=30)["attempt"] == 2
-    assert not (shared / job.id).exists(), "nobody will want them"
+    wait_until(lambda: not (shared / job.id).exists(), what="its checkpoints gone")
     assert second is not None
     second.wait_clean()

@@ -59,4 +59,5 @@ def test_it_is_its_own_there(start_contained: Callable[..., Contained], tmp_path
     assert "found what it was" in second.cluster.logged(job)
     second.wait_clean()
     wait_until(lambda: not index.store_of(job.id), timeout=30, what="nothing left in the store")
-    assert not (store / "_checkpoints" / job.id).exists()
+    place = store / "_checkpoints" / job.id
+    wait_until(lambda: not place.exists(), what="its copies gone")
