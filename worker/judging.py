@@ -39,7 +39,8 @@ def judge(
     Raises TurnedAway: what it left could not be kept.
     """
     assert note.output is not None  # noqa: S101 - a note of ours is whole
-    if exit_.cause is StopCause.ENGINE:
+    # Podman's containers have a monitor of their own, which keeps what they print
+    if exit_.cause is StopCause.ENGINE and note.about.get("mode") != "podman":
         publisher.offer(events.Log(stream="stderr", lines=(_LAST_WORDS_LOST,)))
     publisher.state(
         events.Usage(
