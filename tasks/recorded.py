@@ -35,9 +35,8 @@ class Claimed:
     image_reference: str = ""
     """… and what it was called."""
     handed_back_everywhere: str = ""
-    """The reason for which every living node that reads the job's queue, the claiming one too, has
-    handed the job back; '' where one has not had it yet, or had another reason. If the claiming one
-    does not read that queue: every living node."""
+    """The reason for which every living node, the claiming one too, has handed the job back; ''
+    where one has not had it yet, or had another reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

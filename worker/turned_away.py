@@ -40,10 +40,9 @@ class TurnedAway(Exception):
 
     @classmethod
     def by_runtime(cls, error: RuntimeUnavailable, last_reason: str) -> TurnedAway:
-        """For what a runtime could not do. ``last_reason``: for which every node that reads the
-        job's queue has handed it back; '' if one may still take it. An engine that is away, or a
-        slot that is held, is no fault of the job; one that answers, and does not start it, costs
-        an attempt.
+        """For what a runtime could not do. ``last_reason``: for which every node has handed the
+        job back; '' if one may still take it. An engine that is away, or a slot that is held, is no
+        fault of the job; one that answers, and does not start it, costs an attempt.
         """
         if isinstance(error, DeviceBusy | NoSuchDevices):
             return cls.handed_back(FailureReason.NO_DEVICE, str(error))

@@ -6,19 +6,11 @@ local job = key('job', id)
 local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
   'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image', 'image_ref')
 local state = h[1]
--- The reason for which every living node that reads the job's queue has handed it back, this one
--- first; '' for none. What the others could do, nobody will ever ask them.
+-- The reason for which every living node has handed the job back, this one first; '' for none.
 local function everywhere()
   local why = redis.call('HGET', job, 'away:' .. node)
   if not why then return '' end
-  local serving = key('serving', h[12] or '')
-  local until_ms, others = redis.call('ZSCORE', serving, node), nil
-  if until_ms and tonumber(until_ms) >= NOW then
-    others = redis.call('ZRANGEBYSCORE', serving, NOW, '+inf')
-  else   -- it reads the queue no more, or does not say what it reads: then all that live
-    others = redis.call('ZRANGEBYSCORE', PREFIX .. 'nodes', NOW - NODE_TTL, '+inf')
-  end
-  for _, other in ipairs(others) do
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', PREFIX .. 'nodes', NOW - NODE_TTL, '+inf')) do
     if redis.call('HGET', job, 'away:' .. other) ~= why then return '' end
   end
   return why
