@@ -28,6 +28,7 @@ from tasks.keys import NODE_TTL_S, Keys
 from tasks.needs import describe
 from tasks.nodes import NodeStatus, NodeView, SlotView, read_nodes
 from tasks.routing import CLASSES, QueueClass, route
+from tasks.scripts import Scripts
 from tasks.settings import Settings
 from tasks.state import JobState
 from tasks.usage import Used
@@ -109,6 +110,7 @@ class Cluster:
         """``client`` decodes its answers, and is the caller's to close."""
         self.client = client
         self.keys = keys
+        self._scripts = Scripts(client, keys.prefix)
 
     @classmethod
     def connect(cls, settings: Settings | None = None) -> Self:
@@ -135,7 +137,7 @@ class Cluster:
         low = f"({after}" if after else "-"
         names: Any = self.client.zrangebylex(self.keys.node_names, low, "+", 0, limit + 1)
         rest = names[limit - 1] if len(names) > limit else ""
-        return Page(items=tuple(read_nodes(self.client, self.keys, names[:limit])), next=rest)
+        return Page(items=tuple(read_nodes(self._scripts, names[:limit])), next=rest)
 
     def node_names(self, beginning: str, *, limit: int = _PAGE) -> list[str]:
         """Some of the names of `nodes` that begin so."""
@@ -146,7 +148,7 @@ class Cluster:
 
     def node(self, name: str) -> NodeView | None:
         """One node; None if nothing is known of it."""
-        return next(iter(read_nodes(self.client, self.keys, [name])), None)
+        return next(iter(read_nodes(self._scripts, [name])), None)
 
     def capacity(self) -> Capacity:
         """Counts; no node is read for them."""
@@ -259,7 +261,7 @@ class Cluster:
             count *= 2  # that many within one millisecond
         names = [name for _, name in fresh[:limit]]
         rest = listing.mark_text(fresh[limit - 1]) if len(fresh) > limit else ""
-        return Page(items=tuple(read_nodes(self.client, self.keys, names)), next=rest)
+        return Page(items=tuple(read_nodes(self._scripts, names)), next=rest)
 
     def explain(self, job_id: str) -> Explanation:
         """Why a job is where it is. Raises UnknownJob."""

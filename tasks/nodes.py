@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-import redis
-
 from tasks.cordons import Cordon
-from tasks.keys import Keys
 from tasks.scripts import Scripts
 
 GONE_AFTER_S: Final = 300
@@ -74,12 +71,12 @@ class NodeView:
         return sum(1 for slot in self.slots if slot.job_id)
 
 
-def read_nodes(client: redis.Redis, keys: Keys, names: Sequence[str]) -> list[NodeView]:
+def read_nodes(scripts: Scripts, names: Sequence[str]) -> list[NodeView]:
     """The nodes of these names that are known, in one round trip. Raises redis.RedisError."""
     if not names:
         return []
     # one command in the place of two for each node: most of what a page costs is client's work
-    (seconds, micros), *answers = Scripts.of(client, keys.prefix).call("nodes", *names)
+    (seconds, micros), *answers = scripts.call("nodes", *names)
     now = int(seconds) + int(micros) / 1e6
     found = []
     for name, (seen, cordon, record, flat) in zip(names, answers, strict=True):

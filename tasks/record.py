@@ -292,8 +292,8 @@ class Records:
         snapshot: Mapping[str, str] | None = None,
         ran_ms: int = NOT_RUN,
         meta: ResultMeta | None = None,
-    ) -> None:
-        """End the job, with ``events``, the last of which says how.
+    ) -> bool:
+        """End the job, with ``events``, the last of which says how. Whether ``meta`` is stored.
 
         ``snapshot``: as of `publish`. ``ran_ms``: how long ago it began to run, if that is told
         only now. ``meta``: Celery's result, to be stored with it.
@@ -315,7 +315,7 @@ class Records:
             *_fields(snapshot),
             *events,
         )
-        _held(answer, lease, again=True)
+        return bool(_held(answer, lease, again=True) == "STORED")
 
     def requeue(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -59,14 +58,6 @@ class Scripts:
         self._prefix = prefix
         self._mine = threading.local()
 
-    @classmethod
-    def of(cls, client: redis.Redis, prefix: str) -> Scripts:
-        """Those of a client; made once."""
-        found = _MADE.get(client)
-        if found is None or found._prefix != prefix:  # noqa: SLF001 - of this class
-            found = _MADE[client] = cls(client, prefix)
-        return found
-
     def call(self, name: str, *args: str | int) -> Any:
         """Run the script ``name``; the prefix comes before ``args``. Raises BrokenRecord."""
         try:
@@ -112,8 +103,6 @@ class Scripts:
             connection.connect()
         return connection
 
-
-_MADE: Final[weakref.WeakKeyDictionary[redis.Redis, Scripts]] = weakref.WeakKeyDictionary()
 
 _OF_THE_SERVER: Final = (
     *("OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "BUSY", "NOPERM", "MASTERDOWN"),

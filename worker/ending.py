@@ -76,7 +76,7 @@ class Ending:
         )
         snapshot = {**unsaid.snapshot, **self._proof(end)}
         meta = self._meta(result) if outcome.state is JobState.SUCCEEDED else None
-        self._sure(
+        is_stored = self._sure(
             lambda: self._records.finish(
                 lease,
                 outcome.state,
@@ -91,7 +91,7 @@ class Ending:
         )
         log.info("job.%s job=%s reason=%s", outcome.state, lease.job_id, outcome.reason)
         if outcome.state is JobState.SUCCEEDED:
-            return Succeeded(result=result, is_stored=meta is not None)
+            return Succeeded(result=result, is_stored=is_stored)
         if outcome.state is JobState.CANCELLED:
             return Cancelled(message=outcome.message)
         return Failed(

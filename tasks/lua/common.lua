@@ -163,14 +163,15 @@ end
 
 -- Where the nonces are that a job of this id has used. Not in the record, which producers may write.
 local function nonces_of(id) return key('nonce', 'of:' .. id) end
+local function last_use_of(name) return key('nonce', 'last:' .. name) end
 
 -- The job has ended: what it was signed with is not used again, whatever its record says later.
 local function end_nonces(id)
   local names = redis.call('SMEMBERS', nonces_of(id))
   if #names == 0 then return end
   for _, name in ipairs(names) do
-    local whose = string.match(redis.call('GET', key('nonce', name)) or '', '^%S+')
-    if whose then redis.call('SET', key('nonce', name), whose .. ' ended', 'KEEPTTL') end
+    local left = redis.call('PTTL', key('nonce', name))
+    if left > 0 then redis.call('SET', last_use_of(name), 'ended', 'PX', left) end
   end
   redis.call('DEL', nonces_of(id))
 end

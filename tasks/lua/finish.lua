@@ -10,6 +10,7 @@ count(node, 'events', #events)
 emit(id, events, attempt, node, slot)
 conclude(id, state, ARGV[5], ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9]),
   TOLD_WITHIN)
-if ARGV[11] ~= '' then tell(id, ARGV[11], ARGV[12], ARGV[13], ARGV[14]) end
+-- what stands at Celery's key may be anything: the job has ended all the same, and is told of later
+local stored = ARGV[11] ~= '' and pcall(tell, id, ARGV[11], ARGV[12], ARGV[13], ARGV[14])
 redis.call('HSET', job, 'ended_by', by)   -- last: a step that fails is not taken for done
-return 'OK'
+return stored and 'STORED' or 'OK'

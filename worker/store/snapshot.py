@@ -1,9 +1,9 @@
 """A copy of a directory that a job goes on writing to: file by file, each named by its SHA-256.
 
 The directory is the job's and is trusted in nothing: see `worker.store.walk`. Where anything in it
-changes, comes or goes before the last file is copied, there is no copy: it could mix files of two
-checkpoints. What its author is still writing (``.partial-…``, as the built-in runner and the helper
-call it) is passed over.
+changes, comes or goes before the last file is copied, it is gone through once more for that, a few
+times: a copy never mixes files of two checkpoints. What its author is still writing
+(``.partial-…``, as the built-in runner and the helper call it) is passed over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -28,6 +28,7 @@ MOST_FILES: Final = 1_000
 """More have no copy: each file is a transfer of its own."""
 _MOST_ENTRIES: Final = 10_000
 _MOST_LEFT_OUT: Final = 20
+_PASSES: Final = 5
 _PARTIAL: Final = ".partial-"
 _BLOCK: Final = 1 << 20
 _OLD_ENOUGH_S: Final = 2.0
@@ -61,6 +62,10 @@ class Snapshot:
     def names(self) -> frozenset[str]:
         """What must be in the store for it to be whole."""
         return frozenset({self.listing, *(one.sha256 for one in self.files)})
+
+
+class _Changed(Exception):
+    """A file did while it was copied."""
 
 
 class Camera:
@@ -101,44 +106,68 @@ class Camera:
             raise Unsettled(str(error)) from None
 
     def _take(self, there: Collection[str]) -> Snapshot | None:
-        files: list[File] = []
-        fresh: dict[str, File] = {}
-        left_out: list[str] = []
-        seen: dict[_Mark, str] = {}
-        marks: dict[str, _Mark] = {}
+        taken: dict[str, tuple[_Mark, File]] = {}
         top = os.open(self._source, _DIRECTORY)
         try:
-            for name, file, about in _regular(top, left_out.append):
-                self._allow(len(files), sum(one.size for one in files) + about.st_size)
-                mark = marks[name] = _mark(about)
-                sha256 = self._seen.get(mark, "")
-                if sha256 not in there and sha256 not in fresh:
-                    sha256 = self._copy(file, name, mark)
-                    fresh[sha256] = File(sha256, about.st_size, sha256)
-                if time.time() - max(about.st_mtime, about.st_ctime) > _OLD_ENOUGH_S:
-                    seen[mark] = sha256
-                files.append(File(name, about.st_size, sha256))
-            now = {name: _mark(about) for name, _, about in _regular(top, lambda why: None)}
-            for name in sorted(now.keys() ^ marks.keys()) or sorted(now):
-                if now.get(name) != marks.get(name):
-                    raise Unsettled(f"{name} changed, came or went while others were copied")
+            for _ in range(_PASSES):
+                left_out: list[str] = []
+                changed = self._look(top, taken, there, left_out)
+                if not changed:
+                    break
+            else:
+                raise Unsettled(f"{changed} changed, came or went while others were copied")
         finally:
             os.close(top)
-        self._seen = seen
-        if not files:
+        if not taken:
             return None
+        files = [file for _, file in taken.values()]
         text = listing_of(files)
         listing = hashlib.sha256(text).hexdigest()
+        fresh = {one.sha256: File(one.sha256, one.size, one.sha256) for one in files}
         if listing not in there:
             (self._staging / listing).write_bytes(text)
             fresh[listing] = File(listing, len(text), listing)
-        wanted = tuple(one for one in fresh.values() if one.sha256 not in there)
         return Snapshot(
             files=tuple(files),
             listing=listing,
-            fresh=wanted,
+            fresh=tuple(one for one in fresh.values() if one.sha256 not in there),
             left_out=tuple(left_out[:_MOST_LEFT_OUT]),
         )
+
+    def _look(
+        self,
+        top: int,
+        taken: dict[str, tuple[_Mark, File]],
+        there: Collection[str],
+        left_out: list[str],
+    ) -> str:
+        """Copy what is not in ``taken`` yet, or has changed since. What is not the same any more
+        when all are copied; '' for nothing."""
+        found: dict[str, tuple[_Mark, File]] = {}
+        unsettled = ""
+        for name, file, about in _regular(top, left_out.append):
+            size = sum(one.size for _, one in found.values()) + about.st_size
+            self._allow(len(found), size)
+            mark = _mark(about)
+            if name in taken and taken[name][0] == mark:
+                found[name] = taken[name]
+                continue
+            sha256 = self._seen.get(mark, "")
+            if sha256 not in there and not (self._staging / sha256).is_file():
+                try:
+                    sha256 = self._copy(file, name, mark)
+                except _Changed:
+                    unsettled = name
+                    continue
+            if time.time() - max(about.st_mtime, about.st_ctime) > _OLD_ENOUGH_S:
+                self._seen[mark] = sha256
+            found[name] = (mark, File(name, about.st_size, sha256))
+        taken.clear()
+        taken.update(found)
+        now = {name: _mark(about) for name, _, about in _regular(top, lambda why: None)}
+        self._seen = {mark: sha for mark, sha in self._seen.items() if mark in now.values()}
+        other = (name for name in sorted(now.keys() | found.keys()) if not _same(name, now, found))
+        return unsettled or next(other, "")
 
     def _allow(self, files: int, size: int) -> None:
         if files >= MOST_FILES:
@@ -158,9 +187,13 @@ class Camera:
                 out.write(block)
                 left -= len(block)
         if left or _mark(os.fstat(file.fileno())) != mark:
-            raise Unsettled(f"{name} changed while it was copied")
+            raise _Changed
         partial.rename(self._staging / digest.hexdigest())
         return digest.hexdigest()
+
+
+def _same(name: str, now: Mapping[str, _Mark], found: Mapping[str, tuple[_Mark, File]]) -> bool:
+    return name in now and name in found and now[name] == found[name][0]
 
 
 def listing_of(files: Collection[File]) -> bytes:

@@ -6,6 +6,7 @@ can speak as the node: a native job runs as the node's user, and may.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -118,6 +119,9 @@ def _sync(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # no file system must know it
+            raise
     finally:
         os.close(fd)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tasks import events
 from tasks.errors import BrokenRecord, LeaseLost
-from tasks.record import Lease, NotClaimed, Records, tagged
+from tasks.record import Lease, NotClaimed, Records, ResultMeta, tagged
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import (
@@ -392,3 +393,21 @@ def test_an_end_of_which_a_step_fails_is_not_taken_for_done(records: Records) ->
     finish(records, lease, events.Succeeded())
     assert records.get(job_id).state is JobState.SUCCEEDED
     finish(records, lease, events.Succeeded())  # its answer was lost
+
+
+def test_what_stands_at_celerys_key_keeps_no_job_from_its_end(records: Records) -> None:
+    """Any producer's account may write there."""
+    job_id = submit(records)
+    records.client.rpush("celery-result", "no string")
+    meta = ResultMeta(key="celery-result", value='{"status": "SUCCESS"}', expires_s=60, is_all=True)
+    said = [tagged(events.Succeeded())]
+    lease = claim(records, job_id)
+    given: dict[str, Any] = {"reason": None, "message": "", "result": {}}
+    assert not records.finish(lease, JobState.SUCCEEDED, said, meta=meta, **given)
+    assert records.get(job_id).state is JobState.SUCCEEDED
+    assert records.client.zscore(records.keys.untold, job_id), "Celery is told of it later"
+    other = claim(records, submit(records))
+    free = replace(meta, key="celery-other")
+    assert records.finish(other, JobState.SUCCEEDED, said, meta=free, **given)
+    assert records.client.get("celery-other") == meta.value
+    assert not records.client.zscore(records.keys.untold, other.job_id)
