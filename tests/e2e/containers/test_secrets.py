@@ -186,6 +186,7 @@ def test_nothing_is_left_of_them_when_worker_and_keeper_are_killed(node: Contain
     node.container(job)
     (state,) = node.node.paths.attempts.iterdir()
     assert len(in_memory(node)) == 1
+    wait_until(lambda: lock.read(state) is not None, what="its keeper has written itself down")
     keeper = lock.read(state)
     worker = node.node.worker()
     assert keeper is not None
