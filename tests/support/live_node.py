@@ -126,6 +126,7 @@ class LiveNode:
 
     def keeper(self, attempt: Path) -> int:
         """The pid of the keeper of the attempt with this state directory."""
+        wait_until(lambda: lock.read(attempt) is not None, what="its keeper's record")
         record = lock.read(attempt)
         assert record is not None
         return record.pid
