@@ -22,13 +22,12 @@ from tasks.events import decode, encode, is_end
 from tasks.job import JobConfig
 from tasks.messages import Unfit, check_message, check_record
 from tasks.proving import Checker
-from tasks.recorded import JobRecord
 from tasks.roots import TrustRoot
 from tasks.seals import BATCH, digest, statement
 from tasks.sequence import Sequence
-from tasks.state import JobState
 from tasks.trust import PublicKey, SigningKey, Stamp, base64_of
 from tasks.vouching import End, check_end
+from tests.support.ended import RECORD
 from worker.runner import tensorfile
 from worker.runtimes.base import Chunk, Stream
 from worker.stream.decoder import Decoder
@@ -37,27 +36,6 @@ _MOST_EVENTS_BYTES: Final = 64 * 1024
 _ROOT: Final = TrustRoot(operators=(PublicKey(bytes(range(32))),))
 _NODE: Final = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
 _NODES: Final = TrustRoot(nodes={"node-a": (_NODE.public,)})
-_RECORD: Final = JobRecord(
-    job_id="job-1",
-    state=JobState.SUCCEEDED,
-    queue="",
-    user_id="",
-    attempt=1,
-    max_attempts=3,
-    fence=1,
-    node="node-a",
-    slot="cpu0",
-    submitted=1.0,
-    started=1.0,
-    finished=1.0,
-    reason="",
-    message="",
-    cancel="",
-    spec={},
-    result={"n": 1},
-    progress={},
-    seq=3,
-)
 _PLACE: Final = Path(tempfile.mkdtemp(prefix="cyxwiz-fuzz-"))
 
 
@@ -133,7 +111,7 @@ def signature(data: bytes) -> None:
         Enrolment.parse(json.loads(text))
     if text:
         try:
-            check_end(replace(_RECORD, proof=text), End.of(_RECORD), _ROOT)
+            check_end(replace(RECORD, proof=text), End.of(RECORD), _ROOT)
         except Unproven:
             return
         raise AssertionError("nobody has signed that")
@@ -153,9 +131,9 @@ def signed(data: bytes) -> None:
     digests = base64_of(digest(json.dumps(plain, separators=(",", ":"))))
     numbers = {"fence": 1, "batch": 1, "part": 0, "parts": 1}
     seal = {"v": 1, "kind": BATCH, **numbers, "digests": digests, **said}
-    told = {"slot": "cpu0", "attempt": 1, "fence": 1, "spec": _RECORD.spec_digest, "at": 1}
+    told = {"slot": "cpu0", "attempt": 1, "fence": 1, "spec": RECORD.spec_digest, "at": 1}
     proof = {"v": 1, **told, **said, "node": "node-a"}
-    end = End.of(_RECORD)
+    end = End.of(RECORD)
     names = ("v", "node", "slot", "attempt", "fence", "spec", "at")
     try:
         seal["signature"] = _signed(statement("job-1", ("node-a", "cpu0", 1), seal))
@@ -172,7 +150,7 @@ def signed(data: bytes) -> None:
     with contextlib.suppress(Unproven):
         Sequence("job-1", Checker("job-1", _NODES)).caught_up(texts, 3)
     with contextlib.suppress(Unproven):
-        assert check_end(replace(_RECORD, proof=proof_text), end, _NODES) == "node-a"
+        assert check_end(replace(RECORD, proof=proof_text), end, _NODES) == "node-a"
 
 
 def _signed(text: bytes) -> str:

@@ -14,35 +14,14 @@ from tasks.enrolment import enrol
 from tasks.errors import Forged, NodeUntrusted
 from tasks.record import JobRecord
 from tasks.roots import TrustRoot
-from tasks.state import JobState
 from tasks.trust import SigningKey, base64_of
 from tasks.vouching import End, check_end
+from tests.support.ended import RECORD
 
 pytestmark = pytest.mark.unit
 
 NODE, OPERATOR = SigningKey.generate(), SigningKey.generate()
 ROOT = TrustRoot(nodes={"node-a": (NODE.public,)})
-RECORD = JobRecord(
-    job_id="job-1",
-    state=JobState.SUCCEEDED,
-    queue="",
-    user_id="",
-    attempt=1,
-    max_attempts=3,
-    fence=1,
-    node="node-a",
-    slot="cpu0",
-    submitted=1.0,
-    started=1.0,
-    finished=1.0,
-    reason="",
-    message="",
-    cancel="",
-    spec={},
-    result={"n": 1},
-    progress={},
-    seq=3,
-)
 END = End.of(RECORD)
 
 

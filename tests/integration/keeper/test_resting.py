@@ -14,7 +14,6 @@ import pytest
 from tests.support.runtimes import PYTHON, Places, hear, soon
 from tests.support.waiting import wait_until
 from worker.keeper import lock, procfs
-from worker.keeper.settle import settle
 from worker.keeper.zygote import Zygote
 from worker.plan import ExitStatus, LaunchPlan, Limits
 from worker.runtimes.base import Handle
@@ -26,15 +25,6 @@ pytestmark = [
 ]
 
 GREEDY = "block = b'x' * (96 << 20); sum(range(10 ** 6)); print('greedy')"
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> Iterator[Places]:
-    made = Places(tmp_path)
-    yield made
-    made.release()
-    for directory in (tmp_path / "state" / "attempts").glob("*"):
-        settle(directory)
 
 
 @pytest.fixture
