@@ -21,15 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tasks.errors import ConfigError, CyxWizError
 from worker.config import NodeConfig
-from worker.sandbox.attestation import (
-    EngineFacts,
-    EngineReport,
-    ExecutionCapabilities,
-    Probed,
-    concluded,
-    probed_from,
-)
+from worker.sandbox.attestation import concluded
+from worker.sandbox.engine_report import EngineFacts, EngineReport, ExecutionCapabilities
 from worker.sandbox.mode import usable_engine
+from worker.sandbox.probed import Probed, probed_from
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime

@@ -17,7 +17,7 @@ from worker.attestor import Attestor
 from worker.config import ExecutionMode, NodeConfig
 from worker.runtimes import engine_runtime
 from worker.runtimes.base import Runtime
-from worker.sandbox.attestation import EngineFacts, EngineReport, ExecutionCapabilities
+from worker.sandbox.engine_report import EngineFacts, EngineReport, ExecutionCapabilities
 from worker.sandbox.levels import SandboxLevel
 from worker.sandbox.mode import usable_engine, why_no_engine
 

@@ -17,7 +17,7 @@ from worker.cli.text import note, on_terminal, safe, say, say_json
 
 if TYPE_CHECKING:
     from worker.cli.checks.base import Check
-    from worker.sandbox.attestation import ExecutionCapabilities
+    from worker.sandbox.engine_report import ExecutionCapabilities
 
 _MARKS = {"ok": ("ok", "green"), "missing": ("--", "yellow"), "blocks": ("NO", "red")}
 
@@ -97,7 +97,7 @@ def _checks(
 
 
 def _capabilities(known: list[ExecutionCapabilities]) -> dict[str, Any]:
-    from worker.sandbox.attestation import to_json
+    from worker.sandbox.engine_report import to_json
 
     if not known:
         return {}

@@ -32,7 +32,7 @@ from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.runtimes.engine.settings import EngineSettings
 from worker.sandbox import libpod
-from worker.sandbox.attestation import EngineFacts
+from worker.sandbox.engine_report import EngineFacts
 from worker.sandbox.readback import Finding
 from worker.sandbox.standins import CPU, LIMITS, MEMORY, PIDS, Shortfall, kernel_version
 

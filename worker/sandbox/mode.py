@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tasks.choices import Sandbox
 from worker.config import ExecutionMode
-from worker.sandbox.attestation import EngineReport, ExecutionCapabilities
+from worker.sandbox.engine_report import EngineReport, ExecutionCapabilities
 from worker.sandbox.levels import SandboxLevel
 from worker.sandbox.policy import Confinement, Placement, placement
 

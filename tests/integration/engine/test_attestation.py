@@ -19,9 +19,9 @@ from worker.engine_sections import PullPolicy
 from worker.runtimes.engine.images import ImageRules
 from worker.runtimes.engine.manager import ContainerManager
 from worker.runtimes.engine.runtime import EngineRuntime
-from worker.sandbox import attestation
-from worker.sandbox.attestation import EngineReport, Keeping
+from worker.sandbox.engine_report import EngineReport, Keeping
 from worker.sandbox.levels import SandboxLevel
+from worker.sandbox.probed import Probed
 
 pytestmark = pytest.mark.integration
 
@@ -102,7 +102,7 @@ def test_an_engine_is_probed_once_and_again_when_it_is_another(
     probes: list[str] = []
     real = probe.probe
 
-    def counted(*args: Any, **more: Any) -> attestation.Probed:
+    def counted(*args: Any, **more: Any) -> Probed:
         probes.append(name)
         return real(*args, **more)
 
@@ -125,7 +125,7 @@ def test_two_processes_that_ask_at_once_probe_once(
     probes: list[int] = []
     real = probe.probe
 
-    def counted(*args: Any, **more: Any) -> attestation.Probed:
+    def counted(*args: Any, **more: Any) -> Probed:
         probes.append(1)
         return real(*args, **more)
 

@@ -25,7 +25,7 @@ from worker.config import NodeConfig
 from worker.engines import Engines, EngineState
 from worker.runtimes import engine_runtime
 from worker.runtimes.engine.errors import SandboxUnavailable
-from worker.sandbox.attestation import EngineReport
+from worker.sandbox.engine_report import EngineReport
 from worker.sandbox.profile import LEAST_PIDS
 
 pytestmark = pytest.mark.integration

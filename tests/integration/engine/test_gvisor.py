@@ -22,7 +22,8 @@ from worker.runtimes.base import Status
 from worker.runtimes.engine.errors import SandboxUnavailable
 from worker.runtimes.engine.probe import probe
 from worker.sandbox import gvisor
-from worker.sandbox.attestation import EngineReport, concluded
+from worker.sandbox.attestation import concluded
+from worker.sandbox.engine_report import EngineReport
 from worker.sandbox.levels import SandboxLevel
 from worker.sandbox.profile import TARGET_SECRETS, Profile
 

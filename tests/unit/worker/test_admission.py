@@ -14,7 +14,7 @@ from worker.admission import Admitted, HandBack, Refused, admit
 from worker.config import ExecutionMode, NodeConfig
 from worker.engines import SandboxLevel, engine_state
 from worker.limits import HostSize
-from worker.sandbox.attestation import EngineFacts, EngineReport, Keeping, Promise
+from worker.sandbox.engine_report import EngineFacts, EngineReport, Keeping, Promise
 
 pytestmark = pytest.mark.unit
 

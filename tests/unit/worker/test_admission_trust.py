@@ -16,7 +16,7 @@ from worker.admission import Admitted, HandBack, Refused, admit
 from worker.config import NodeConfig
 from worker.engines import engine_state
 from worker.limits import HostSize
-from worker.sandbox.attestation import EngineFacts, EngineReport
+from worker.sandbox.engine_report import EngineFacts, EngineReport
 from worker.trust.keyring import Keyring
 
 pytestmark = pytest.mark.unit

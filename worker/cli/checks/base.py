@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from worker.config import NodeConfig
     from worker.engines import EngineState
-    from worker.sandbox.attestation import ExecutionCapabilities
+    from worker.sandbox.engine_report import ExecutionCapabilities
 
 
 class Verdict(StrEnum):

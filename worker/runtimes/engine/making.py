@@ -15,7 +15,7 @@ from worker.runtimes.engine import toolkit
 from worker.runtimes.engine.client import Version
 from worker.runtimes.engine.errors import SandboxUnavailable
 from worker.runtimes.engine.manager import ContainerManager
-from worker.sandbox.attestation import EngineFacts
+from worker.sandbox.engine_report import EngineFacts
 from worker.sandbox.readback import Finding, compare
 from worker.sandbox.standins import Shortfall
 

@@ -21,7 +21,7 @@ from worker.runtimes.engine.errors import ImageForbidden, ImageUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.runtime import EngineRuntime
 from worker.runtimes.engine.settings import PROBES
-from worker.sandbox.attestation import Inside, Probed
+from worker.sandbox.probed import Inside, Probed
 from worker.sandbox.profile import LEAST_PIDS
 from worker.sandbox.standins import CPU, LIMITS, MEMORY, PIDS
 

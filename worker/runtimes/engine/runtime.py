@@ -43,7 +43,7 @@ from worker.runtimes.engine.settings import EngineSettings, container_name, log_
 from worker.runtimes.engine.sweep import sweep
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
 from worker.sandbox import evidence, gvisor
-from worker.sandbox.attestation import EngineFacts
+from worker.sandbox.engine_report import EngineFacts
 from worker.sandbox.options import container_config
 from worker.sandbox.profile import Profile
 from worker.sandbox.readback import Finding, differences

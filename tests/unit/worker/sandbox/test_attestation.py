@@ -8,20 +8,11 @@ from typing import Any
 
 import pytest
 
-from worker.sandbox.attestation import (
-    EngineFacts,
-    EngineReport,
-    Inside,
-    Keeping,
-    Probed,
-    Promise,
-    concluded,
-    judge,
-    known_holes,
-    probed_from,
-    to_json,
-)
+from worker.sandbox.attestation import concluded, judge
+from worker.sandbox.engine_report import EngineFacts, EngineReport, Keeping, Promise, to_json
+from worker.sandbox.known_holes import known_holes
 from worker.sandbox.levels import SandboxLevel
+from worker.sandbox.probed import Inside, Probed, probed_from
 from worker.sandbox.readback import Finding
 from worker.sandbox.standins import STOOD_IN, UNENFORCED
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.config import ExecutionMode
-from worker.sandbox.attestation import (
+from worker.sandbox.engine_report import (
     EngineFacts,
     EngineReport,
     ExecutionCapabilities,

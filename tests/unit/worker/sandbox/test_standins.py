@@ -9,7 +9,7 @@ import pytest
 from worker.config import NodeConfig
 from worker.engines import engine_state
 from worker.plan import Limits
-from worker.sandbox.attestation import EngineFacts, EngineReport
+from worker.sandbox.engine_report import EngineFacts, EngineReport
 from worker.sandbox.readback import Finding
 from worker.sandbox.standins import (
     LIMITS,
