@@ -88,7 +88,7 @@ def config_of(jobs: Jobs, plan: LaunchPlan) -> dict[str, Any]:
     for directory in (plan.checkpoints, plan.output):
         directory.mkdir(parents=True, exist_ok=True)
         os.chown(directory, 1000, 1000)
-    return jobs.runtime.asked(plan, jobs.runtime.images.present(plan.image or ""))
+    return jobs.runtime.starting.asked(plan, jobs.runtime.images.present(plan.image or ""))
 
 
 def bare(jobs: Jobs, raw: Any, source: str) -> float:
@@ -208,7 +208,7 @@ def bare_podman(jobs: Jobs, raw: Any, source: str) -> float:
     plan = jobs.plan(source, limits=LIMITS)
     for directory in (plan.checkpoints, plan.output):
         directory.mkdir(parents=True, exist_ok=True)
-    asked = jobs.runtime.asked(plan, jobs.runtime.images.present(plan.image or ""))
+    asked = jobs.runtime.starting.asked(plan, jobs.runtime.images.present(plan.image or ""))
     asked = jobs.runtime.making.asked(asked)
     began = time.perf_counter()
     made = jobs.runtime.making.create(f"bare-{plan.attempt.job_id}", asked)  # one call, no more

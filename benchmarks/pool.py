@@ -100,7 +100,7 @@ def contained(place: Path, jobs: Jobs, raw: Any) -> tuple[list[float], list[floa
             handle.detach()
             ours.append(after_a_kill(node, plan.state))
             alike = raw.create_container_from_config(
-                jobs.runtime.asked(plan, jobs.runtime.images.present(engine.BASE)), None
+                jobs.runtime.starting.asked(plan, jobs.runtime.images.present(engine.BASE)), None
             )["Id"]
             raw.start(alike)
             began = time.perf_counter()

@@ -120,7 +120,7 @@ def test_a_bundle_with_a_difference_is_seen(jobs: Jobs, monkeypatch: pytest.Monk
     plan = jobs.plan(WAITS)
     handle = jobs.runtime.start(plan, soon())
     pid = handle._kept._link.job_pid  # type: ignore[attr-defined]
-    asked = jobs.runtime.asked(plan, jobs.runtime.images.present(engine.BASE, ""))
+    asked = jobs.runtime.starting.asked(plan, jobs.runtime.images.present(engine.BASE, ""))
     profile = jobs.runtime.settings.profile
     real = gvisor._bundle(procfs.process(pid).parent, gvisor._arguments(pid))  # type: ignore[union-attr]
 

@@ -38,7 +38,7 @@ def test_those_that_are_made_at_once_are_all_made(nodes: list[Jobs]) -> None:
         for directory in (plan.checkpoints, plan.output):
             directory.mkdir(parents=True)
         image = runtime.images.present(engine.BASE, "")
-        asked = runtime.making.asked(runtime.asked(plan, image))
+        asked = runtime.making.asked(runtime.starting.asked(plan, image))
         try:
             for number in range(ROUNDS):
                 together.wait()

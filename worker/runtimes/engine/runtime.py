@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
 
 from tasks.errors import KeeperError, RuntimeUnavailable
-from worker.devices.device_nodes import NodeUnusable, groups_for
-from worker.keeper import client, containers, lock, protocol, secret_files
+from worker.keeper import client, containers, lock
 from worker.keeper.client import KeeperLink
-from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Capabilities, Handle
-from worker.runtimes.engine import gpus
+from worker.runtimes.engine import gpus, seen
 from worker.runtimes.engine import report as reports
 from worker.runtimes.engine.beside import end_left
 from worker.runtimes.engine.client import EngineClient
 from worker.runtimes.engine.dialect import Dialect
-from worker.runtimes.engine.errors import (
-    Conflict,
-    DevicesUnavailable,
-    EngineError,
-    SandboxUnavailable,
-)
+from worker.runtimes.engine.errors import DevicesUnavailable, EngineError, SandboxUnavailable
 from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.logs import KeptLogs
 from worker.runtimes.engine.making import DockerMaking, Making
 from worker.runtimes.engine.manager import ContainerManager, Image
 from worker.runtimes.engine.marks import ImageMarks
-from worker.runtimes.engine.ownership import give_tree
 from worker.runtimes.engine.pulls import Puller
 from worker.runtimes.engine.report import SandboxReport
-from worker.runtimes.engine.settings import EngineSettings, container_name, log_config
+from worker.runtimes.engine.settings import EngineSettings, container_name
+from worker.runtimes.engine.starting import HELLO_WITHIN, Started, Starting
 from worker.runtimes.engine.sweep import sweep
 from worker.runtimes.native import ATTEMPTS, NativeHandle, unavailable
-from worker.sandbox import evidence, gvisor
 from worker.sandbox.engine_report import EngineFacts
-from worker.sandbox.options import container_config
-from worker.sandbox.profile import Profile
-from worker.sandbox.readback import Finding, differences
-from worker.sandbox.standins import (
-    Shortfall,
-    StandIns,
-    judged,
-    refusal,
-    stand_ins,
-    with_rlimits,
-)
-
-_HELLO_WITHIN: Final = 120.0
-"""A busy engine takes long to start a container, and this is no reason to give it up."""
-_DYING: Final = 0.3
-_AGAIN: Final = 0.01
+from worker.sandbox.standins import Shortfall
 
 
 class EngineRuntime:
@@ -92,6 +66,7 @@ class EngineRuntime:
         self.logs = KeptLogs(settings.state_root / "job-logs", settings.keep_logs_hours)
         self._zygote = zygote if zygote is not None else Zygote()
         self._owns_zygote = zygote is None
+        self.starting = Starting(self.manager, self.making, settings, self._zygote)
 
     @property
     def loosened(self) -> tuple[str, ...]:
@@ -165,9 +140,8 @@ class EngineRuntime:
         try:
             images = self.images.allowing(plan.also_images)
             image = images.present(plan.image or "", plan.image_id)
-            stand = self._stand_ins(plan)
-            link, asked, from_engine = self._begin(plan, image, stand, deadline)
-            return self._attested(link, plan, image, stand, asked, from_engine)
+            started = self.starting.start(plan, image, deadline)
+            return self._attested(started, plan, image)
         except (OSError, KeeperError, RuntimeUnavailable) as error:
             if not plan.state.exists():  # it was ours: refused containers are not kept to look at
                 with contextlib.suppress(RuntimeUnavailable):
@@ -197,7 +171,7 @@ class EngineRuntime:
                 continue
             # It may be ending this very moment: then it is not there to be found.
             with contextlib.suppress(OSError, KeeperError):
-                link = KeeperLink(client.connect(directory), record.attempt, _HELLO_WITHIN)
+                link = KeeperLink(client.connect(directory), record.attempt, HELLO_WITHIN)
                 found.append(self._handle(link, directory, record.scratch))
                 with contextlib.suppress(EngineError):  # they end with the container at the latest
                     end_left(self.manager.client, noted.name)
@@ -220,7 +194,7 @@ class EngineRuntime:
         if self._owns_zygote:
             self._zygote.close()
 
-    # --- the steps of a start
+    # --- inside
 
     def _check(self, plan: LaunchPlan) -> None:
         reason = unavailable()
@@ -237,118 +211,23 @@ class EngineRuntime:
         if plan.gvisor and not self._settings.profile.gvisor:
             raise SandboxUnavailable("sandbox: gvisor, and here jobs have the host's kernel")
 
-    def _stand_ins(self, plan: LaunchPlan) -> StandIns:
-        """What is done about limits that the engine does not keep."""
-        short = self.making.shortfall()
-        stand = stand_ins(
-            plan.limits, short, self._settings.accept_unenforced, gpu=bool(plan.grant.devices)
-        )
-        why = refusal(stand, short, self._dialect.name)
-        if why:
-            raise SandboxUnavailable(why)
-        return stand
-
-    @staticmethod
-    def _guard(plan: LaunchPlan) -> int:
-        guard = lock.take(plan.state)
-        if guard is None:
-            raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
-        return guard
-
-    def _give(self, plan: LaunchPlan) -> None:
-        """The directories that the job writes to belong to its user; nobody else may look."""
-        uid, gid = self._owner()
-        for directory in (plan.checkpoints, plan.output):
-            opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                os.fchmod(opened, 0o700)
-                if os.geteuid() == 0:
-                    os.fchown(opened, uid, gid)
-            finally:
-                os.close(opened)
-        if os.geteuid() == 0:
-            give_tree(plan.checkpoints, uid, gid)
-        for source in (plan.data, *(one.source for one in (*plan.mounts, *plan.grant.mounts))):
-            if source is not None and (source.is_symlink() or not source.exists()):
-                raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")
-
-    def _begin(
-        self, plan: LaunchPlan, image: Image, stand: StandIns, deadline: float
-    ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
-        """A keeper with its container started; or an error, and nothing is left."""
-        made: list[Path] = []
-        guard = -1
-        try:
-            for directory in (plan.state, plan.checkpoints, plan.output):
-                if not directory.is_dir():
-                    directory.mkdir(mode=0o700, parents=True)
-                    made.append(directory)
-            guard = self._guard(plan)
-            if plan.secrets is not None:
-                user = self._owner()
-                secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
-            self._give(plan)
-            started = self._launch(plan, image, stand, guard, deadline)
-        except (OSError, KeeperError, RuntimeUnavailable):
-            if guard >= 0:
-                os.close(guard)
-            # Unless a keeper came to life all the same, and ends by itself later.
-            if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
-                for directory in made:
-                    remove_tree(directory)
-            raise
-        os.close(guard)
-        return started
-
-    def _launch(
-        self, plan: LaunchPlan, image: Image, stand: StandIns, guard: int, deadline: float
-    ) -> tuple[KeeperLink, dict[str, Any], list[Finding]]:
-        api = self._client.version().api
-        name = container_name(plan.attempt, plan.state)
-        socket = str(self._settings.socket)
-        # what it wrote stays in the engine with it, secrets unmasked
-        keep = not self._settings.remove_containers and plan.secrets is None
-        containers.write(plan.state, containers.Noted(socket=socket, api=api, name=name, keep=keep))
-        asked = with_rlimits(self.making.asked(self.asked(plan, image)), stand)
-        container = self._create(name, asked)
-        from_engine = self.making.read_back(container, asked)
-        _refuse(from_engine, "the engine did not take")
-        short = self.making.shortfall()
-        told: protocol.Container = {
-            "socket": socket,
-            "api": api,
-            "id": container,
-            "memory_mb": plan.limits.memory_mb,
-            "cpus": stand.cpus,
-            "pauses": short.pause,
-            "metered": not short.ignored,
-        }
-        spec = self._spec(plan, stand, deadline, told)
-        connection = self._zygote.spawn(spec, guard, plan.grant.fds)
-        return KeeperLink(connection, plan.attempt, _HELLO_WITHIN), asked, from_engine
-
-    def _attested(
-        self,
-        link: KeeperLink,
-        plan: LaunchPlan,
-        image: Image,
-        stand: StandIns,
-        asked: dict[str, Any],
-        from_engine: list[Finding],
-    ) -> Handle:
+    def _attested(self, started: Started, plan: LaunchPlan, image: Image) -> Handle:
         """The handle of an attempt whose sandbox the host shows; else nothing of it is left."""
+        link, profile, stand = started.link, started.profile, started.stand
         try:
-            from_host = self._look(link, asked, self._profile(plan), stand)
+            # gVisor's bundle has the numbers from inside
+            here = profile if profile.gvisor else replace(profile, user=self.starting.owner())
+            from_host = seen.from_host(link, started.asked, here, stand)
             SandboxReport(
                 engine=f"{self._dialect.name} {self._client.version().engine}",
                 container=container_name(plan.attempt, plan.state),
                 image=plan.image or "",
                 image_id=image.id,
                 digest=image.digests[0] if image.digests else "",
-                loosened=self._profile(plan).loosened,
+                loosened=profile.loosened,
                 stood_in=stand.held,
                 unenforced=stand.accepted,
-                from_engine=tuple(from_engine),
+                from_engine=started.from_engine,
                 from_host=tuple(from_host),
             ).write(plan.state)
         except BaseException:
@@ -362,69 +241,6 @@ class EngineRuntime:
             raise
         return self._handle(link, plan.state, plan.scratch)
 
-    def asked(self, plan: LaunchPlan, image: Image) -> dict[str, Any]:
-        """The body of the create call for ``plan``."""
-        # an engine without the right to raise limits fails at a higher one than its own, which is
-        # mostly what this process has too
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        asked = plan.limits.nofile
-        try:
-            groups = groups_for(plan.grant.nodes, self._settings.profile.user[0])
-        except NodeUnusable as error:
-            raise DevicesUnavailable(str(error)) from error
-        nofile = asked if most == resource.RLIM_INFINITY else min(asked, most)
-        return container_config(
-            replace(plan, limits=replace(plan.limits, nofile=nofile)),
-            self._profile(plan),
-            image=image.id,
-            volumes=image.volumes,
-            labels=self._settings.labels(plan.attempt, plan.state),
-            log=log_config(self._dialect),
-            groups=groups,
-        )
-
-    def _create(self, name: str, asked: dict[str, Any]) -> str:
-        """Who has the attempt's lock owns its name: what a dead one left is in the way."""
-        try:
-            return self.making.create(name, asked)
-        except Conflict:
-            self.manager.remove(name)
-            return self.making.create(name, asked)
-
-    def _owner(self) -> tuple[int, int]:
-        """Whom the job's user is on the host."""
-        (uid, gid), (first_uid, first_gid) = self._settings.profile.user, self.making.first_ids()
-        return first_uid + uid, first_gid + gid
-
-    def _profile(self, plan: LaunchPlan) -> Profile:
-        """That of an attempt: the node's, and the network that it may have."""
-        profile = self._settings.profile
-        return replace(profile, no_network=False, network=plan.network) if plan.network else profile
-
-    def _look(
-        self, link: KeeperLink, asked: dict[str, Any], profile: Profile, stand: StandIns
-    ) -> list[Finding]:
-        """What the host shows; nothing of a container that has ended already.
-
-        A process on its way out has let go of its mounts and is not dead yet: what looks wrong is
-        looked at again, until it is dead or the time is over.
-        """
-        until = time.monotonic() + _DYING
-        observe = gvisor.observe if profile.gvisor else evidence.observe
-        if not profile.gvisor:  # whose bundle has the numbers from inside
-            profile = replace(profile, user=self._owner())
-        try:
-            while link.job_pid:
-                seen = observe(link.job_pid, asked, profile, cpus=stand.cpus)
-                found = judged(seen, stand)
-                if not list(differences(found)) or time.monotonic() > until:
-                    _refuse(found, "the host does not show")
-                    return found
-                time.sleep(_AGAIN)
-        except evidence.Gone:
-            pass
-        return []
-
     def _handle(self, link: KeeperLink, state: Path, scratch: Path) -> EngineHandle:
         return EngineHandle(
             NativeHandle(link, state=state, scratch=scratch),
@@ -433,35 +249,3 @@ class EngineRuntime:
             logs=self.logs,
             report=reports.read(state),
         )
-
-    def _spec(
-        self, plan: LaunchPlan, stand: StandIns, deadline: float, container: protocol.Container
-    ) -> protocol.Spec:
-        limits = plan.limits
-        return {
-            "job_id": plan.attempt.job_id,
-            "fence": plan.attempt.fence,
-            "slot": plan.grant.slot,
-            "argv": list(plan.argv),
-            "env": {},
-            "state": str(plan.state.resolve()),
-            "scratch": str(plan.scratch),
-            "watched": [str(plan.output), str(plan.checkpoints)],
-            # what the engine keeps is none of the watchdog's; it has the directories to watch
-            "memory_mb": stand.watched_memory_mb,
-            "limit_data": False,
-            "cpu_cores": 0,
-            "pids": stand.watched_pids,
-            "nofile": 0,
-            "output_mb": limits.output_mb,
-            "deadline": deadline,
-            "abandon_after": self._settings.abandon_after,
-            "container": container,
-        }
-
-
-def _refuse(found: list[Finding], whose: str) -> None:
-    """Raise if an item is not as it was asked for."""
-    wrong = list(differences(found))
-    if wrong:
-        raise SandboxUnavailable(f"{whose} {'; '.join(map(str, wrong))}")
