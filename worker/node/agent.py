@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,18 +22,18 @@ from typing import Final, Protocol
 
 import redis
 
-from tasks.errors import ConfigError
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.config import NodeConfig, ensure_supported_platform
 from worker.devices import leases
 from worker.engines import Engines
 from worker.giving_back import GivingBack
-from worker.node import self_description, slot_records, systemd
+from worker.node import self_description, slot_records
 from worker.node.adoption import Leftovers
 from worker.node.cordoned import Cordoning
 from worker.node.device_care import DeviceCare
 from worker.node.engine_care import EngineCare
+from worker.node.engine_changes import EngineChanges
 from worker.node.gpu_slots import gpu_slots
 from worker.node.identity import AgentLock, NodeIdentity, identify, require_pidfd
 from worker.node.log import event
@@ -42,15 +41,8 @@ from worker.node.node_orders import NodeOrders
 from worker.node.nursery import Nursery
 from worker.node.paths import NodePaths
 from worker.node.redis_advice import advice
-from worker.node.registry import (
-    Heartbeat,
-    NodeRecord,
-    NodeRegistry,
-    NodeState,
-    SlotEntry,
-    usable_cores,
-)
-from worker.node.reload import reloaded
+from worker.node.registry import Heartbeat, NodeRecord, NodeRegistry, usable_cores
+from worker.node.reload import Reloading
 from worker.node.restarts import RestartPolicy
 from worker.node.services import cluster_services
 from worker.node.shaping import Shaping
@@ -64,7 +56,9 @@ from worker.node.slots import (
     cpu_slots,
     digest_of,
 )
+from worker.node.standing import Standing
 from worker.node.stop_bell import StopBell
+from worker.node.stopping import Stopping
 from worker.trust.keyring import Keyring
 from worker.trust.node_key import Ending, enrolment_of, node_signer
 from worker.trust.secrets import Secrets
@@ -115,8 +109,7 @@ class Agent:
         """
         self._config = config
         self._settings = settings
-        self._drain = drain
-        self._say = say or _say
+        self._bell = StopBell()
         self._paths = NodePaths(state_dir=config.node.state_dir)
         self._make_services = services or partial(cluster_services, config, settings, self._paths)
         self._engines = Engines(
@@ -128,7 +121,7 @@ class Agent:
             config,
             self._engines,
             has_gpus=bool(gpus),
-            changed=lambda: self._bell.nudge(),
+            changed=self._bell.nudge,
         )
         giving_back = GivingBack(
             Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s),
@@ -162,21 +155,14 @@ class Agent:
             busy=self._has_job,
         )
         self._workers: list[SlotWorker] = []
-        self._state = NodeState.STARTING
-        self._ready = threading.Event()
-        self._bell = StopBell()
-        self._reread = reread
-        self._reloads = 0
-        self._offered: tuple[str, bool] | None = None
-        self._obeyed = 0
-        self._left = False
-        self._drain_until: float | None = None
-        self._tidy_at = 0.0
-        self._ending = Ending(None)
-        self._said: dict[str, int | None] = {}
-        self._shown: tuple[SlotEntry, ...] = ()
-        self._told: tuple[object, ...] = ()
+        """Those of the configured slots first, in their order."""
+        self._standing = Standing(self._slots, self._paths, say or _say)
+        self._stopping = Stopping(self._bell, self._standing, drain=drain)
+        self._reloading = Reloading(self._bell, reread, self._standing.say)
+        self._engine_changes = EngineChanges()
         self._cordoning = Cordoning(self._bell.nudge)
+        self._ending = Ending(None)
+        self._tidy_at = 0.0
 
     def run(self) -> int:
         """Serve until stopped; the exit code.
@@ -223,7 +209,7 @@ class Agent:
                 service.start()
                 stack.callback(service.stop)
             self._serve(heartbeat)
-            if not self._left:
+            if not self._stopping.leaves:
                 self._end_attempts()
         event("node.stopped", node=identity.name)
         return 0
@@ -238,7 +224,7 @@ class Agent:
 
     def wait_ready(self, timeout: float) -> bool:
         """Whether every slot took jobs within ``timeout`` seconds. From another thread."""
-        return self._ready.wait(timeout)
+        return self._standing.ready.wait(timeout)
 
     # --- start
 
@@ -277,10 +263,12 @@ class Agent:
     def _serve(self, heartbeat: Heartbeat) -> None:
         while True:
             now = time.monotonic()
-            self._obey(now)
-            self._reload()
-            self._follow_engine()
-            self._heed(now)
+            self._stopping.step(now, self._workers, away=self._config.timeouts.away)
+            if not self._stopping.begun:
+                if (config := self._reloading.step(self._config)) is not None:
+                    self._take_up(config)
+                self._follow_engine()
+                self._heed(now)
             self._shape(now)
             for worker in self._workers:
                 worker.step(now)
@@ -288,99 +276,39 @@ class Agent:
                 self._leftovers.settle(self._busy())
                 self._ending.say(time.time())
                 self._tidy_at = now + _TIDY_EVERY
-            self._tell(heartbeat)
+            if self._standing.step(self._workers, self._shaping.stands_aside):
+                heartbeat.now()
             stopped = all(worker.state is WorkerState.STOPPED for worker in self._workers)
-            if self._obeyed and stopped:
+            if self._stopping.begun and stopped:
                 return
             self._wait(now)
 
-    def _obey(self, now: float) -> None:
-        """Do what was asked for by `request_stop`, and what time asks for."""
-        overdue = self._obeyed == 1 and self._drain_until is not None and now >= self._drain_until
-        wanted = max(self._bell.rings, 2 if overdue else 0)
-        if self._bell.leaves and not self._left and self._obeyed < 2:
-            self._leave_jobs(now)
-        if wanted >= 1 and self._obeyed < 1:
-            event("node.draining", bound=self._drain)
-            self._say("node stopping: jobs in progress end first (again: they are handed back)")
-            systemd.notify("STOPPING=1")
-            self._state = NodeState.DRAINING
-            self._drain_until = None if self._drain is None else now + self._drain
-            for worker in self._workers:
-                worker.drain()
-        if wanted >= 2 and self._obeyed < 2:
-            event("node.quitting", level=logging.WARNING)
-            self._say("node stopping now: jobs in progress are handed back (again: killed)")
-            for worker in self._workers:
-                worker.quit(now)
-        if wanted >= 3 and self._obeyed < 3:
-            for worker in self._workers:
-                worker.kill()
-        self._obeyed = max(self._obeyed, wanted)
-
-    def _leave_jobs(self, now: float) -> None:
-        """Stop, and leave the jobs in progress to the next start of this node."""
-        away = self._config.timeouts.away
-        self._left = True
-        self._obeyed = 2
-        self._state = NodeState.DRAINING
-        event("node.leaving", away=away)
-        self._say(f"node stopping: jobs in progress go on, and wait {away:g} s for its next start")
-        systemd.notify("STOPPING=1")
-        for worker in self._workers:
-            worker.leave(now, away)
-
-    def _reload(self) -> None:
-        """Take up a configuration that was changed: slots end their job first, and read the queues
-        that are theirs by it."""
-        asked, self._reloads = self._bell.reloads - self._reloads, self._bell.reloads
-        if not asked or self._obeyed or self._reread is None:
-            return
-        try:
-            config = reloaded(self._config, self._reread)
-        except ConfigError as error:
-            event("node.reload_refused", level=logging.ERROR, error=str(error))
-            self._say(f"the configuration was not taken up, and the old one holds: {error}")
-            return
+    def _take_up(self, config: NodeConfig) -> None:
+        """Slots end their job first, and then read the queues that are theirs by it."""
         self._config = config
         self._care.configure(config)
         self._launch = replace(self._launch, digest=digest_of(config, self._settings))
         for worker in self._workers:
             worker.renew(self._launch)
         event("node.reloaded", mode=str(config.execution.mode))
-        self._say(f"configuration read again: mode {config.execution.mode}")
+        self._standing.say(f"configuration read again: mode {config.execution.mode}")
 
     def _follow_engine(self) -> None:
-        """Slots read what the node's engine is good for: where that has changed, they begin anew.
-
-        An engine that is away for a while changes nothing: its jobs are handed back meanwhile.
-        """
+        """Slots read what the engine is good for: where that has changed, they begin anew."""
         state = self._care.facts.state
-        offers = (state.name if state.available else "", state.usable)
-        if not state.name or self._obeyed or offers == self._offered:
-            return
-        before = self._offered
-        if before is not None and not state.available:
-            return
-        self._offered = offers
-        if before is not None and (before[1] or state.usable):
+        if self._engine_changes.step(state):
             event("node.engine_changed", engine=state.name, usable=state.usable, why=state.reason)
             for worker in self._workers:
                 worker.refresh()
 
     def _heed(self, now: float) -> None:
         """Do what is asked of the node from elsewhere, but for a stop."""
-        if self._obeyed or not self._cordoning.step(now, self._workers[: len(self._slots)]):
-            return
-        cordoned = self._cordoning.cordoned
-        self._state = NodeState.CORDONED if cordoned else NodeState.STARTING
-        self._say("node cordoned: it takes no new job" if cordoned else "node takes jobs again")
-        if cordoned:
-            systemd.notify("READY=1")
+        if self._cordoning.step(now, self._workers[: len(self._slots)]):
+            self._standing.cordoned(self._cordoning.cordoned)
 
     def _shape(self, now: float) -> None:
         """Slots stand aside whose devices are not well; others are joined for wide jobs."""
-        stopping = bool(self._obeyed)
+        stopping = self._stopping.begun
         serves = not stopping and not self._cordoning.cordoned
         shaped = self._shaping.step(now, self._workers, serves=serves, stopping=stopping)
         self._workers = [*shaped]
@@ -388,46 +316,18 @@ class Agent:
     def _has_job(self, slot: str) -> bool:
         return leases.held(self._paths.leases / (slot + leases.SUFFIX))
 
-    def _tell(self, heartbeat: Heartbeat) -> None:
-        """Say what has changed: to people, to systemd, to the cluster."""
-        for worker in self._workers:
-            name = worker.slot.name
-            if worker.state is WorkerState.READY and self._said.get(name) != worker.pid:
-                self._said[name] = worker.pid
-                self._say(f"{name} ready (pid {worker.pid})")
-        configured = self._workers[: len(self._slots)]
-        if self._state is NodeState.STARTING and all(
-            worker.state is WorkerState.READY or self._shaping.stands_aside(worker)
-            for worker in configured
-        ):
-            self._state = NodeState.READY
-            self._ready.set()
-            self._say("node ready")
-            event("node.ready")
-            systemd.notify("READY=1")
-        entries = self_description.entries(self._workers, self._slots)
-        offer = self_description.offer(self._workers, self._paths)
-        told = (entries, offer, self._state)
-        if told != self._told:
-            self._shown, self._told = entries, told
-            heartbeat.now()
-
     def _wait(self, now: float) -> None:
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
-        wakes = [self._tidy_at]
-        if self._obeyed == 1 and self._drain_until is not None:
-            wakes.append(self._drain_until)
-        if (at := self._cordoning.wake_at()) is not None:
-            wakes.append(at)
+        wakes = [self._tidy_at, self._stopping.wake_at(), self._cordoning.wake_at()]
         if self._devices.snapshot.devices:
             wakes.append(now + _LOOK_AT_DEVICES_EVERY)
         for worker in self._workers:
             if worker.process is not None:
                 poll.register(worker.process, select.POLLIN)
-            if (at := worker.wake_at(now)) is not None:
-                wakes.append(at)
-        poll.poll(max(0.0, min(wakes) - time.monotonic()) * 1000)
+            wakes.append(worker.wake_at(now))
+        soonest = min(at for at in wakes if at is not None)
+        poll.poll(max(0.0, soonest - time.monotonic()) * 1000)
         self._bell.clear()
 
     # --- end
@@ -455,8 +355,8 @@ class Agent:
         return self_description.record(
             identity,
             self._config,
-            state=self._state,
-            slots=self._shown,
+            state=self._standing.state,
+            slots=self._standing.slots,
             offer=self_description.offer(self._workers, self._paths),  # asked again at each beat
             facts=self._care.facts,
             devices=self._devices,

@@ -1,0 +1,115 @@
+"""Each request to stop is stronger than the one before; time makes one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from worker.node.paths import NodePaths
+from worker.node.registry import NodeState
+from worker.node.slot_worker import SlotWorker
+from worker.node.standing import Standing
+from worker.node.stop_bell import StopBell
+from worker.node.stopping import Stopping
+
+pytestmark = pytest.mark.unit
+
+
+class Told:
+    """A slot's worker: keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    def quit(self, now: float) -> None:
+        self.told.append("quit")
+
+    def kill(self) -> None:
+        self.told.append("kill")
+
+    def leave(self, now: float, away: float) -> None:
+        self.told.append(f"leave {away:g}")
+
+
+class Stop:
+    """A stop, and whom it tells."""
+
+    def __init__(self, *, drain: float | None = None) -> None:
+        self.bell = StopBell()
+        self.said: list[str] = []
+        self.standing = Standing((), NodePaths(state_dir=Path("/nowhere")), self.said.append)
+        self.stopping = Stopping(self.bell, self.standing, drain=drain)
+        self.worker = Told()
+
+    def step(self, now: float) -> list[str]:
+        """What the worker is told by it."""
+        self.worker.told = []
+        self.stopping.step(now, [cast("SlotWorker", self.worker)], away=300)
+        return self.worker.told
+
+
+def test_asked_again_it_is_stronger_and_says_each_thing_once() -> None:
+    stop = Stop()
+    assert stop.step(0) == []
+    assert not stop.stopping.begun
+    told = []
+    for number in range(4):
+        stop.bell.ring()
+        told.append(stop.step(number))
+        assert stop.step(number) == []
+    assert told == [["drain"], ["quit"], ["kill"], []]
+    assert stop.standing.state is NodeState.DRAINING
+    assert len(stop.said) == 2
+    assert not stop.stopping.leaves
+
+
+def test_several_requests_at_once_skip_nothing() -> None:
+    stop = Stop()
+    stop.bell.ring()
+    stop.bell.ring()
+    assert stop.step(0) == ["drain", "quit"]
+
+
+def test_a_drain_with_a_bound_ends_by_itself() -> None:
+    stop = Stop(drain=5)
+    stop.bell.ring()
+    assert stop.step(10) == ["drain"]
+    assert stop.stopping.wake_at() == 15
+    assert stop.step(14.9) == []
+    assert stop.step(15) == ["quit"]
+    assert stop.stopping.wake_at() is None
+    assert stop.step(16) == []
+
+
+def test_jobs_that_are_left_are_not_handed_back_by_one_request_more() -> None:
+    stop = Stop()
+    stop.bell.leave()
+    assert stop.step(0) == ["leave 300"]
+    assert (stop.stopping.begun, stop.stopping.leaves) == (True, True)
+    stop.bell.ring()
+    assert stop.step(1) == []
+    for _ in range(2):
+        stop.bell.ring()
+    assert stop.step(2) == ["kill"]
+
+
+def test_jobs_can_still_be_left_while_they_are_waited_for_and_not_once_they_are_handed_back() -> (
+    None
+):
+    stop = Stop()
+    stop.bell.ring()
+    assert stop.step(0) == ["drain"]
+    stop.bell.leave()
+    assert stop.step(1) == ["leave 300"]
+    late = Stop()
+    late.bell.ring()
+    late.bell.ring()
+    late.step(0)
+    late.bell.leave()
+    assert late.step(1) == []
+    assert not late.stopping.leaves
