@@ -20,19 +20,21 @@ from worker.keeper.watch import READ, Watch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from worker.keeper.protocol import Spec
+    from worker.keeper.tether import Tether
 
 
 class Beside:
     """Of one attempt."""
 
-    def __init__(self, spec: Spec, leases: list[int], watch: Watch) -> None:
+    def __init__(self, spec: Spec, leases: list[int], watch: Watch, tether: Tether) -> None:
         self._spec = spec
         self._leases = leases
         self._watch = watch
+        self._tether = tether
         self._lines: dict[int, socket.socket] = {}
 
     def start(self, argv: list[str], fds: list[int]) -> None:
-        """Fork the command. Where that fails its line says why, and closes."""
+        """Start the command. Where that fails its line says why, and closes."""
         if len(fds) != protocol.BESIDE_FDS:
             for fd in fds:
                 os.close(fd)
@@ -40,9 +42,14 @@ class Beside:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds[-1])
         spec: Spec = {**self._spec, "argv": argv}
         try:
-            pid = job.fork(spec, fds, self._leases)
+            pid = job.start(spec, fds[: protocol.STREAMS], self._leases, self._tether)
         except OSError as error:
-            _tell(line, f"cannot be started: {error}".encode())
+            why = (
+                str(error)
+                if isinstance(error, job.CannotExecute)
+                else f"cannot be started: {error}"
+            )
+            _tell(line, why.encode(errors="replace"))
             line.close()
         else:
             line.setblocking(False)
@@ -69,9 +76,8 @@ class Beside:
     def _hung_up(self, pid: int) -> None:
         """Nobody waits for it any more. Not waited for yet, so the pid is still its own."""
         self._watch.forget(self._lines[pid].fileno())
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(OSError):  # it has no group yet, or is dead
-                kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # it is dead
+            os.killpg(pid, signal.SIGKILL)
 
     def _let_go(self, line: socket.socket) -> None:
         self._watch.forget(line.fileno())

@@ -1,35 +1,36 @@
-"""Forks a native job: what happens between the keeper's fork and the job's first instruction.
+"""Starts a native job: what happens between its keeper's call and the job's first instruction.
 
-Whatever can be made ready before the fork is, and what is left is said in as few calls as can be:
-each page of memory that the child touches costs a fault, and one that it writes to is copied. That
-is most of what a fork costs. So signals are set by the C module beneath `signal`, which makes no
-enumerations of them.
+By posix_spawn, which runs no code of ours in the new process: a fork of this one costs more than
+all else that a keeper does, as every page that either side touches is a fault and most are copied.
+What posix_spawn cannot set is inherited (the umask, no new privileges) or put upon the process at
+once, and upon whatever it may have forked by then.
 """
 
 # No pathlib here: its import costs each slot a megabyte.
-# ruff: noqa: PTH208
+# ruff: noqa: PTH110, PTH112
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # typeshed has none: see above
 import contextlib
+import errno
 import os
 import resource
-import select
 import signal
 
-from worker.keeper import prctl, protocol
-from worker.keeper.cpus import affinity
+from worker.keeper import cpus, procfs, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Sequence
 
     from worker.keeper.protocol import Spec
+    from worker.keeper.tether import Tether
 
 _MIB = 1 << 20
 _OOM_SCORE = b"500"
 _DATA_SLACK = 1 << 30
+_OF_THE_HOST = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""What is no fault of the program."""
 
 IGNORED = frozenset(
     getattr(signal, name)
@@ -40,151 +41,149 @@ IGNORED = frozenset(
 
 # Dispositions that a job must not inherit: the keeper's, Python's, and what this process itself
 # was started with (a daemon's parent may ignore anything).
-_CHANGED = tuple(
-    int(number)
-    for number in (
-        {one for one in signal.valid_signals() if signal.getsignal(one) is not signal.SIG_DFL}
-        | IGNORED
-        | {signal.SIGCHLD}
-    )
-    - {signal.SIGKILL, signal.SIGSTOP}
-)
-_BLOCKED = frozenset(map(int, IGNORED))
-_KILL = int(signal.SIGKILL)
-_EXECUTES_WITHIN_MS = 20
-"""So long a keeper waits until the job's program runs: by then the two share no page of memory any
-more, so that what the keeper writes to next is its own again and need not be copied."""
+_CHANGED = (
+    {one for one in signal.valid_signals() if signal.getsignal(one) is not signal.SIG_DFL}
+    | IGNORED
+    | {signal.SIGCHLD}
+) - {signal.SIGKILL, signal.SIGSTOP}
+
+
+class CannotExecute(OSError):
+    """There is no such program, or it is none. Its text says what was tried, and why not."""
 
 
 class Started:
-    """A forked job, seen from the keeper. All descriptors are non-blocking read ends."""
+    """A started job, seen from the keeper."""
 
-    __slots__ = ("failure", "pid", "streams")
+    __slots__ = ("pid", "streams")
 
-    def __init__(self, pid: int, streams: list[int], failure: int) -> None:
+    def __init__(self, pid: int, streams: list[int]) -> None:
         self.pid = pid
         self.streams = streams
-        """stdout, stderr."""
-        self.failure = failure
-        """EOF once the program runs; before that, why it does not."""
+        """stdout, stderr: non-blocking read ends."""
 
 
-def launch(spec: Spec, leases: list[int]) -> Started:
-    """Fork the job. Raises OSError if there is no process or descriptor to be had.
-
-    A program that cannot be executed is told through ``failure``.
-    """
+def launch(spec: Spec, leases: Sequence[int], tether: Tether) -> Started:
+    """Start the job. Raises CannotExecute, and OSError where the host has no room for it."""
     pipes: list[tuple[int, int]] = []
+    reads: list[int] = []
     try:
-        pipes.extend(os.pipe2(os.O_CLOEXEC) for _ in range(protocol.STREAMS + 1))
-        pid = fork(spec, [write for _, write in pipes], leases)
-    except OSError:
+        pipes.extend(os.pipe2(os.O_CLOEXEC) for _ in range(protocol.STREAMS))
+        pid = start(spec, [write for _, write in pipes], leases, tether)
+        for read, _ in pipes:
+            os.set_blocking(read, False)
+            reads.append(read)
+    finally:
         for read, write in pipes:
-            os.close(read)
             os.close(write)
-        raise
-    for read, write in pipes:
-        os.close(write)
-        os.set_blocking(read, False)
-    reads = [read for read, _ in pipes]
-    executed = select.poll()
-    executed.register(reads[protocol.STREAMS], select.POLLIN)
-    executed.poll(_EXECUTES_WITHIN_MS)
-    return Started(pid, reads[: protocol.STREAMS], reads[protocol.STREAMS])
+            if read not in reads:
+                os.close(read)
+    return Started(pid, reads)
 
 
-def fork(spec: Spec, writes: list[int], leases: list[int]) -> int:
-    """Fork a process that becomes what ``spec`` says; its pid. Raises OSError.
+def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tether) -> int:
+    """Start a process that becomes what ``spec`` says, tied to this one; its pid.
 
-    ``writes``: its stdout and stderr, and where it says why the program cannot be executed.
+    ``streams``: its stdout and stderr. Raises CannotExecute, and OSError where it could not
+    be started or confined; then it is none.
     """
-    cpus = affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
-    keeper = os.getpid()
     spec["env"][protocol.ATTEMPT_VARIABLE] = f"{spec['job_id']}~{spec['fence']}"
     spec["env"][protocol.MARKER] = spec["state"]
+    limits = _limits(spec)
+    wanted = cpus.affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
     for lease in leases:
         os.set_inheritable(lease, True)  # a survivor keeps them held
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
-    limits = _limits(spec)
-    # A signal that comes before the job has its own dispositions waits for them; while this
-    # process's hold, which ignore it, it would be lost.
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
+    end = tether.end()
     try:
-        pid = os.fork()
-        if pid == 0:
-            kept = sorted({*leases, writes[-1]})
-            _become(spec, keeper, (nothing, *writes), kept, highest, cpus, limits)
+        pid = _spawn(spec, streams)
+        try:
+            tether.tie(end, pid)
+            confine(pid, limits)
+            cpus.keep_to(pid, wanted)
+        except OSError:
+            if not _is_over(pid):
+                os.killpg(pid, signal.SIGKILL)
+                raise
     finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        os.close(nothing)
+        os.close(end)
     return pid
 
 
-def _become(
-    spec: Spec,
-    keeper: int,
-    streams: tuple[int, ...],
-    kept: list[int],
-    highest: int,
-    cpus: set[int] | None,
-    limits: list[tuple[int, int]],
-) -> NoReturn:
-    """``streams``: its stdin, stdout and stderr, and where to say why it cannot be. ``kept``:
-    descriptors beside them; ``highest``: of all that are open. ``limits``: see `_limits`."""
-    failure = streams[3]
-    step = "prepare the process"
+def _spawn(spec: Spec, streams: Sequence[int]) -> int:
+    """Whatever else this process has open is closed on exec."""
+    argv, env = spec["argv"], spec["env"]
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    doing = f"enter {spec['scratch']}"
     try:
-        os.setsid()
-        prctl.die_with_parent(_KILL)
-        if os.getppid() != keeper:  # it ended before that could tell: nobody would hold the grant
-            os._exit(127)
-        _signal.set_wakeup_fd(-1)
-        for number in _CHANGED:
-            _signal.signal(number, _signal.SIG_DFL)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
-        os.umask(0o077)
-        if cpus:
-            os.sched_setaffinity(0, cpus)
-        _score_for_oom()
-        for kind, value in limits:
-            resource.setrlimit(kind, (value, value))
-        prctl.no_new_privileges()
-        _arrange_descriptors(streams, kept, highest)
-        step = f"enter {spec['scratch']}"
         os.chdir(spec["scratch"])
-        step = f"execute {spec['argv'][0]}"
-        if "/" in spec["argv"][0]:
-            os.execve(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell
-    except BaseException as error:
+        doing = f"execute {argv[0]}"
+        return os.posix_spawn(
+            _program(argv[0], env),
+            argv,
+            env,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, one, number) for number, one in enumerate((nothing, *streams))
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_CHANGED,
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+            raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        with contextlib.suppress(OSError):
-            os.write(failure, f"cannot {step}: {reason}".encode(errors="replace")[:4000])
+        raise CannotExecute(f"cannot {doing}: {reason}") from None
     finally:
-        os._exit(127)
+        os.close(nothing)
+        os.chdir("/")
 
 
-def _arrange_descriptors(streams: tuple[int, ...], kept: list[int], highest: int) -> None:
-    """Standard streams, those that are kept, and nothing else."""
-    os.dup2(streams[0], 0)
-    os.dup2(streams[1], 1)
-    os.dup2(streams[2], 2)
-    start = 3
-    for one in kept:
-        os.closerange(start, one)
-        start = one + 1
-    os.closerange(start, highest + 1)
+def _program(name: str, env: dict[str, str]) -> str:
+    """Where the job's own PATH has it. Raises OSError."""
+    if "/" in name:
+        return name
+    found = None
+    for directory in env.get("PATH", os.defpath).split(os.pathsep):
+        place = f"{directory or '.'}/{name}"
+        if os.access(place, os.X_OK) and not os.path.isdir(place):
+            return place
+        if found is None and os.path.exists(place):
+            found = place
+    number = errno.ENOENT if found is None else errno.EACCES
+    raise OSError(number, os.strerror(number), name)
 
 
-def _score_for_oom() -> None:
+def confine(pid: int, limits: list[tuple[int, int]]) -> None:
+    """Raises OSError. What is forked from here on inherits it; what was, it is put upon as well."""
+    confined: set[int] = set()
+    waiting = {pid}
+    while waiting:
+        for one in waiting:
+            try:
+                for kind, value in limits:
+                    resource.prlimit(one, kind, (value, value))
+                _score_for_oom(one)
+            except ProcessLookupError:
+                if one == pid:
+                    raise
+        confined |= waiting
+        # orphans of it are children of this process
+        waiting = set(procfs.below(os.getpid())) - confined
+
+
+def _score_for_oom(pid: int) -> None:
     """Where the host runs out of memory, the job goes before what looks after it."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)  # closed with all that is not kept
-        os.write(fd, _OOM_SCORE)
-        os.close(fd)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, _OOM_SCORE)
+        finally:
+            os.close(fd)
+
+
+def _is_over(pid: int) -> bool:
+    """It has ended by itself, and waits to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _limits(spec: Spec) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """The process that keeps one attempt: its grant, its deadline, its output and its end.
 
-One thread, one loop, nothing in it blocks. A native job's main process is a child that dies with
-this one (PDEATHSIG); everything that descends from it is adopted (subreaper) and dead before the
-exit is told. A container is killed by a small process that waits for this one's death.
+One thread, one loop, nothing in it blocks. A native job's main process is a child whose group dies
+with this one (see `worker.keeper.tether`); everything that descends from it is adopted (subreaper)
+and dead before the exit is told. A container is killed by a small process that waits for this
+one's death.
 """
 
 # No pathlib here: its import costs each slot a megabyte.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -12,12 +11,17 @@ from worker.keeper import job, prctl, procfs, protocol
 from worker.keeper.beside import Beside
 from worker.keeper.family import Family
 from worker.keeper.streams import Streams
+from worker.keeper.tether import Tether
 from worker.keeper.verdict import Usage, verdict
 from worker.keeper.watch import READ, ChildSignal, Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from worker.keeper.protocol import Exit, Spec
+
+
+_NOT_EXECUTED = 127 << 8
+"""The status, as of wait(2), of a program that could not be executed."""
 
 
 class ProcessSubject:
@@ -28,19 +32,17 @@ class ProcessSubject:
         self._leases = leases
         self._watch = watch
         self._family = Family(os.getpid())
-        self._beside = Beside(spec, leases, watch)
+        self._tether = Tether()
+        self._beside = Beside(spec, leases, watch, self._tether)
         self._streams = Streams(watch.forget)
         self._used = Usage()
         self._began = time.monotonic()
         self._wall = 0.0
         self._error = ""
+        self.pid = 0
         self._status: int | None = None
         self.spools = self._streams.spools
         self.all_dead = False
-
-    @property
-    def pid(self) -> int:
-        return self._job.pid
 
     @property
     def ended(self) -> bool:
@@ -57,10 +59,16 @@ class ProcessSubject:
     def start(self) -> None:
         self._children = ChildSignal()
         prctl.adopt_orphans()
-        self._job = job.launch(self._spec, self._leases)
-        self._streams.open(self._job.streams)
+        prctl.no_new_privileges()
+        try:
+            started = job.launch(self._spec, self._leases, self._tether)
+        except job.CannotExecute as error:
+            self._error = str(error)
+            self._status = _NOT_EXECUTED
+            return
+        self.pid = started.pid
+        self._streams.open(started.streams)
         self._watch.want(self._children.fd, READ, self._children.clear)
-        self._watch.want(self._job.failure, READ, self._learn_failure)
 
     def look(self, now: float) -> None:
         while not self.all_dead:
@@ -72,7 +80,7 @@ class ProcessSubject:
             if pid == 0:
                 return
             self._used.add(usage)
-            if pid == self._job.pid:
+            if pid == self.pid:
                 self._status = status
                 self._wall = now - self._began
             else:
@@ -94,7 +102,7 @@ class ProcessSubject:
 
     def signal(self, number: int) -> None:
         if self._status is None:  # not yet waited for: the pid is still the job's
-            os.kill(self._job.pid, number)
+            os.kill(self.pid, number)
 
     def beside(self, argv: list[str], fds: list[int]) -> None:
         self._beside.start(argv, fds)
@@ -115,7 +123,6 @@ class ProcessSubject:
         self._streams.drain()
 
     def exit(self, cause: str | None) -> Exit:
-        self._learn_failure()
         return verdict(
             status=self._status,
             cause=cause,
@@ -127,16 +134,6 @@ class ProcessSubject:
 
     def leave(self) -> None:
         self._streams.close()
-        self._learn_failure()
         self._beside.leave()
         self._children.close()
-
-    def _learn_failure(self) -> None:
-        """Why the program could not be executed, if so; the pipe closes as it starts."""
-        if self._job.failure < 0:
-            return
-        with contextlib.suppress(BlockingIOError):
-            self._error = os.read(self._job.failure, 4096).decode(errors="replace")
-            self._watch.forget(self._job.failure)
-            os.close(self._job.failure)
-            self._job.failure = -1
+        self._tether.untie()

@@ -57,6 +57,64 @@ def test_a_dead_keepers_daemon_is_found_before_the_next_grant(
     handle.remove()
 
 
+GROUP = """
+import os, signal, sys
+r, w = os.pipe()
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(w, str(os.getpid()).encode())
+    signal.pause()
+print(os.getpid(), int(os.read(r, 20)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_a_jobs_whole_group_dies_with_its_keeper(
+    places: Places, runtime: NativeRuntime, *, stands_still: bool
+) -> None:
+    handle, made = start(runtime, places, GROUP + "signal.pause()")
+    job, child = map(int, line(handle).split())
+    if stands_still:
+        handle.pause()
+        wait_until(lambda: handle.status() is Status.PAUSED, what="it stands still")
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: gone(job) and gone(child), what="both die with the keeper")
+    assert settle(made.state).killed == ()
+    handle.remove()
+
+
+def test_a_command_beside_the_job_dies_with_the_keeper_too(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    handle, made = start(runtime, places, "import signal; print('up', flush=True); signal.pause()")
+    line(handle)
+    hangs = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+    beside = handle.exec([sys.executable, "-S", "-c", hangs])
+    while not isinstance(said := beside.read(1), tuple):
+        assert said is None
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: gone(int(said[1])), what="the command dies with the keeper")
+    beside.close()
+    handle.remove()
+
+
+def test_a_job_that_closes_all_that_it_was_given_is_settled(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    closes = GROUP + "os.closerange(3, 1000); print('closed', flush=True); signal.pause()"
+    handle, made = start(runtime, places, closes)
+    heard = hear(handle, until=lambda heard: heard.out.count(b"\n") == 2)
+    job, child = map(int, heard.out.split()[:2])
+    # its child has what it closed, and would keep it tied
+    os.kill(child, signal.SIGKILL)
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: not lock.alive(made.state), what="the keeper is dead")
+    settled = settle(made.state)
+    assert (settled.outcome, settled.killed) == (Settlement.SETTLED, (job,))
+    assert gone(job)
+    handle.remove()
+
+
 def test_remove_settles_what_a_dead_keeper_left(places: Places, runtime: NativeRuntime) -> None:
     handle, made = start(runtime, places, DAEMON + "print(daemon(), flush=True)\ntime.sleep(600)")
     survivor = int(line(handle))

@@ -106,17 +106,41 @@ def test_whatever_is_removed_the_next_is_none_the_worse(
     assert places.left_behind() == []
 
 
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/no/such/program", "No such file or directory"),
+        ("no-such-program", "No such file or directory"),
+        ("{here}/text", "Permission denied"),
+        ("text", "Permission denied"),
+        ("{here}/noise", "Exec format error"),
+        ("{here}", "Permission denied"),
+    ],
+)
 def test_what_cannot_be_executed_is_told_of_that_attempt_alone(
-    places: Places, runtime: NativeRuntime
+    places: Places, runtime: NativeRuntime, tmp_path: Path, program: str, why: str
 ) -> None:
+    (tmp_path / "text").touch()
+    (tmp_path / "noise").write_bytes(b"\0noise")
+    (tmp_path / "noise").chmod(0o755)
+    places.env["PATH"] = f"/nowhere:{tmp_path}:/bin"
     run(runtime, places, "pass")
-    handle = runtime.start(places.plan(("/no/such/program",), Limits()), soon())
+    program = program.format(here=tmp_path)
+    handle = runtime.start(places.plan((program,), Limits()), soon())
     places.release()
     failed = hear(handle).exit
     handle.remove()
     assert failed is not None
-    assert "cannot execute /no/such/program" in failed.error
+    assert (failed.code, failed.error) == (None, f"cannot execute {program}: {why}")
     assert run(runtime, places, "print('next')")[1].error == ""
+
+
+def test_a_program_is_found_by_the_jobs_own_path(places: Places, runtime: NativeRuntime) -> None:
+    places.env["PATH"] = "/nowhere:/bin:/usr/bin"
+    handle = runtime.start(places.plan(("echo", "found"), Limits()), soon())
+    places.release()
+    assert hear(handle).out == b"found\n"
+    handle.remove()
 
 
 def test_a_job_has_the_signals_and_descriptors_of_a_first_one(

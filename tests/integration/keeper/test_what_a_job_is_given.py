@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import replace
 
@@ -48,8 +50,8 @@ def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
     assert environment == dict(made.env) | marker
     assert seen["cwd"] == str(made.scratch)
     assert seen["umask"] == "0077"
-    # the three streams, the lease, and the descriptor that lists them
-    assert len(seen["fds"]) == 5
+    # the three streams, the lease, its tether, and the descriptor that lists them
+    assert len(seen["fds"]) == 6
     assert seen["nnp"] == "1"
     assert int(seen["blocked"], 16) == 0
     python_ignores = (1 << signal.SIGPIPE - 1) | (1 << signal.SIGXFSZ - 1)
@@ -112,3 +114,32 @@ def test_a_supervisor_that_does_not_read_does_not_block_the_keeper(
     assert time.monotonic() - began < 5
     wait_until(lambda: procfs.descendants(keeper_of(made)) == [], what="all are dead")
     handle.remove()
+
+
+def test_what_it_forks_before_it_is_confined_is_confined_as_well() -> None:
+    source = """
+    import os, resource, signal, sys, time
+    from worker.keeper import job, prctl, procfs
+    prctl.adopt_orphans()
+    forks = "sleep 600 & (sleep 600 &); wait"
+    pid = os.posix_spawn("/bin/sh", ["sh", "-c", forks], dict(os.environ), setsid=True)
+    sleeps = []
+    while len(sleeps) < 2:
+        time.sleep(0.01)
+        below = procfs.below(os.getpid())
+        sleeps = [one for one in below if b"sleep" in procfs.read_bytes(f"/proc/{one}/cmdline")]
+    job.confine(pid, [(resource.RLIMIT_NOFILE, 77)])
+    print(*(resource.prlimit(one, resource.RLIMIT_NOFILE) for one in procfs.below(os.getpid())))
+    print(*(open(f"/proc/{one}/oom_score_adj").read() for one in procfs.below(os.getpid())))
+    os.killpg(pid, signal.SIGKILL)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    limits, scores = ran.stdout.strip().split("\n", 1)
+    assert limits == "(77, 77) (77, 77) (77, 77)"
+    assert scores.split() == ["500"] * 3

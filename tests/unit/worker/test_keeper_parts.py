@@ -16,7 +16,7 @@ import pytest
 from worker.devices.leases import LeaseFile, held, read
 from worker.keeper import lock, procfs, protocol
 from worker.keeper.attachment import Attachment
-from worker.keeper.job import affinity
+from worker.keeper.cpus import affinity
 from worker.keeper.spool import Spool
 from worker.keeper.timers import Timers
 from worker.keeper.verdict import Usage, verdict

@@ -1,0 +1,50 @@
+"""What ties a native job to the life of its keeper.
+
+The parent death signal would have to be asked for by the new process itself, before its program
+runs; it holds for one process, and not for those that it starts. Here it is the last writer of a
+pipe whose end raises the signal: the kernel sends SIGKILL to the owner of each of the pipe's read
+ends (fcntl(2): F_SETOWN, F_SETSIG, O_ASYNC), a process group, once no writer is left. The keeper
+has the only write end, and the job a read end, which keeps it ready. A process that leaves the
+group, or a job that closes its end, is found by its marker or its lease: see `settle`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+_KILL = int(signal.SIGKILL)
+
+
+class Tether:
+    """Of one attempt, whose process groups die with this process."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def end(self) -> int:
+        """A descriptor for a process to inherit, by which it is held once tied; the caller's to
+        close. Raises OSError."""
+        # of its own, not a copy: each has one owner
+        end = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(end, fcntl.F_SETSIG, _KILL)
+            fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+            os.set_inheritable(end, True)
+        except OSError:
+            os.close(end)
+            raise
+        return end
+
+    def tie(self, end: int, group: int) -> None:
+        """Process group ``group``, which has ``end``, dies with this process. Raises OSError."""
+        fcntl.fcntl(end, fcntl.F_SETOWN, -group)
+
+    def untie(self) -> None:
+        """The attempt is over, and every process of it. Safe to call twice."""
+        if self._write >= 0:
+            os.close(self._write)
+            os.close(self._read)
+            self._read = self._write = -1
