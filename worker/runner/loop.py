@@ -23,6 +23,8 @@ _ORDER: Final = 2
 """Sets the order of the samples apart from what else is random."""
 _SIGN_OF_LIFE_S: Final = 10.0
 """An epoch that takes long says so this often, in seconds."""
+_TRIED: Final = 1024
+"""Samples that a model is tried with, where none are held out."""
 _BEST: Final = "best/"
 _TRAINER: Final = "trainer/"
 
@@ -95,7 +97,7 @@ class Loop:
                 best_epoch=self._stopping.best_epoch,
             )
         return Trained(
-            weights=self._run.trainer.weights(),
+            weights=self._whole_weights(),
             metrics=self._metrics,
             epochs=self._epoch,
             best_epoch=self._epoch,
@@ -124,15 +126,12 @@ class Loop:
         rate = self._rate()
         self._epoch += 1
         self._metrics = self._measured()
-        loss = self._metrics["loss"]
-        if not math.isfinite(loss):
-            raise JobFault(
-                f"the loss is {loss} after epoch {self._epoch}: the training diverged; choose a "
-                "lower learning_rate"
-            )
+        for name, value in self._metrics.items():
+            if not math.isfinite(value):
+                raise _diverged(f"the {name} is {value} after {self._where()}")
         if self._stopping.observe(self._epoch, self._metrics) and self._stopping.keeps_best:
-            self._best, self._best_metrics = run.trainer.weights(), self._metrics
-        self._schedule.observe(self._metrics.get("val_loss", loss))
+            self._best, self._best_metrics = self._whole_weights(), self._metrics
+        self._schedule.observe(self._metrics.get("val_loss", self._metrics["loss"]))
         self._tell(**self._metrics, learning_rate=rate)
         if run.checkpoint_every and self._epoch % run.checkpoint_every == 0:
             self._signals.take_checkpoint()  # asked for or not: here it is
@@ -157,6 +156,23 @@ class Loop:
             **scores(run.metrics, outputs, run.data.held_y, run.data.target_scaling),
         }
 
+    def _whole_weights(self) -> dict[str, Array]:
+        """The model's weights, which can be used.
+
+        A loss was measured before the step that it led to, so it does not show what that step did.
+        """
+        run = self._run
+        weights = run.trainer.weights()
+        if not all(np.isfinite(one).all() for one in weights.values()):
+            raise _diverged(f"weights are no finite numbers after {self._where()}")
+        seen = len(run.data.held_x) > 0  # then metrics of the outputs were looked at
+        if not seen and not np.isfinite(run.trainer.outputs(run.data.x[:_TRIED])).all():
+            raise _diverged(f"what the model says is no finite number after {self._where()}")
+        return weights
+
+    def _where(self) -> str:
+        return f"epoch {self._epoch}" + (f", step {self._step}" if self._step else "")
+
     def _rate(self) -> float:
         return self._run.rate * self._schedule.share(self._epoch)
 
@@ -169,10 +185,9 @@ class Loop:
         terminate = self._signals.terminate
         if not (self._signals.take_checkpoint() or terminate):
             return
-        where = f"epoch {self._epoch}" + (f", step {self._step}" if self._step else "")
         if self._epoch or self._step:
             self._save()
-            what = f"a checkpoint was saved after {where}"
+            what = f"a checkpoint was saved after {self._where()}"
         else:
             what = "nothing was trained yet, and nothing saved"
         if terminate:
@@ -180,6 +195,9 @@ class Loop:
         log(f"asked by SIGUSR1: {what}")
 
     def _save(self) -> None:
+        if not math.isfinite(loss := self._run.trainer.loss()):
+            raise _diverged(f"the loss is {loss} after {self._where()}")
+        self._whole_weights()
         state = self._run.trainer.state()
         tensors = {f"{_TRAINER}{name}": value for name, value in state.tensors.items()}
         tensors |= {f"{_BEST}{name}": value for name, value in (self._best or {}).items()}
@@ -209,3 +227,7 @@ class Loop:
         trainer.begin_epoch(self._epoch, self._rate())
         trainer.restore(State(tensors=parts[_TRAINER], values=values["trainer"]))
         log(f"resumed from {saved.path.name}: epoch {self._epoch} of {self._run.epochs} is over")
+
+
+def _diverged(what: str) -> JobFault:
+    return JobFault(f"{what}: the training diverged; choose a lower learning_rate")

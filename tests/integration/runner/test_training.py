@@ -235,6 +235,34 @@ def test_a_job_that_is_wrong_is_told_so(place: Place, config: Any, texts: list[s
     refused(place.run(config), *texts)
 
 
+@pytest.mark.parametrize("trainer", ["sklearn", "pytorch"])
+@pytest.mark.parametrize(
+    ("checkpoint_every", "validation_split"), [(0, 0.2), (1, 0.2), (0, 0), (1, 0)]
+)
+def test_weights_that_are_no_numbers_are_never_a_success(
+    request: pytest.FixtureRequest, trainer: str, checkpoint_every: int, validation_split: float
+) -> None:
+    """One step is enough to make them so, and its own loss was measured before it."""
+    place: Place = request.getfixturevalue("torch_place" if trainer == "pytorch" else "place")
+    config = job(
+        [{"type": "Dense", "units": 16}, {"type": "Dense", "units": 1}],
+        loss="mse",
+        optimizer="sgd",
+        dataset_uri="builtin:diabetes",
+        batch_size=1000,
+        epochs=1,
+        checkpoint_every=checkpoint_every,
+        hyperparameters={
+            "trainer": trainer,
+            "learning_rate": 1e30,
+            "validation_split": validation_split,
+        },
+    )
+    refused(place.run(config), "the training diverged; choose a lower learning_rate")
+    assert not list((place.home / "output").iterdir())
+    assert not list(place.checkpoints.iterdir())
+
+
 def test_what_the_environment_lacks_is_named(place: Place) -> None:
     config = job(mlp(4), hyperparameters={"trainer": "pytorch"})
     refused(place.run(config), "needs torch", "pip install torch", code=Exit.ENVIRONMENT)

@@ -233,6 +233,23 @@ def one_sample_alone_does_not_stop_batch_norm(directory: Path) -> None:
     assert np.isfinite(trainer.loss())
 
 
+def one_sample_in_each_batch_cannot_train_batch_norm(directory: Path) -> None:
+    given: Layers = [{"type": "BatchNorm"}, {"type": "Dense", "units": 3}]
+    with refused(JobFault, "layers[0] (BatchNorm): batch_size is 1"):
+        made(given, batch_size=1)
+    with refused(JobFault, "layers[0] (BatchNorm): there is one sample to train with"):
+        made(given, count=1)
+    with refused(JobFault, "layers[0] (BatchNorm): batch_size is 1"):
+        made([*given[:1], *END], (1, 6), batch_size=1)
+    for shape in (SEQUENCE, IMAGE):  # the steps or pixels of one sample have a variance
+        trainer = made([{"type": "BatchNorm"}, *END], shape, count=3, batch_size=1)
+        before = trainer.weights()
+        train(trainer, 0, 1)
+        assert trainer.loss() > 0
+        after = trainer.weights()
+        assert all(not np.array_equal(before[name], after[name]) for name in before), before
+
+
 def gradients_are_clipped(directory: Path) -> None:
     given: Layers = [{"type": "Dense", "units": 3}]
     plain = {"type": "sgd", "learning_rate": 1.0}
@@ -301,6 +318,64 @@ def images_become_arrays(directory: Path) -> None:
         load_images(directory, size=None, color="rgb")
 
 
+def images_of_sixteen_bits_keep_their_shades(directory: Path) -> None:
+    from PIL import Image
+
+    folder = directory / "one"
+    folder.mkdir()
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    for name in ("1.png", "2.tif"):
+        Image.fromarray(ramp).save(folder / name)
+    for color, channels in (("grayscale", 1), ("rgb", 3)):
+        raw = load_images(directory, size=None, color=color)
+        assert raw.x.shape == (2, 16, 16, channels)
+        for one in raw.x.reshape(2, 256, channels):
+            assert one[:, 0].tolist() == list(range(256))
+            assert (one == one[:, :1]).all()
+    for pixels in (ramp.astype(np.float32) / 65535, ramp.astype(np.int32) * 3):
+        Image.fromarray(pixels).save(folder / "3.tif")
+        with refused(JobFault, "one/3.tif: has pixels of 32 bits, whose range is not known"):
+            load_images(directory, size=None, color="rgb")
+
+
+def what_pandas_adds_is_no_feature(directory: Path) -> None:
+    """Rows' names that pandas writes as columns: with a name of their own, or without one."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = directory / "table.parquet"
+    index = "__index_level_0__"
+    table = pyarrow.table({"a": [1, 2], "y": [0.5, 1], "id": [7, 8], index: [1, 0]})
+    told = {"index_columns": ["id", index, {"kind": "range", "start": 0, "stop": 2, "step": 1}]}
+    parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(told)}), path)
+    raw = load_parquet(path, Wanted(target="y"))
+    assert (raw.features, raw.x.tolist()) == (("a",), [[1], [2]])
+    asked = load_parquet(path, Wanted(target="y", features=("id", index)))
+    assert asked.x.tolist() == [[7, 1], [8, 0]]
+    assert load_parquet(path, Wanted(target="id")).features == ("a", "y")
+    for nonsense in ("{", "[]", '{"index_columns": 3}', '{"index_columns": [3]}'):
+        parquet.write_table(table.replace_schema_metadata({"pandas": nonsense}), path)
+        assert load_parquet(path, Wanted(target="y")).features == ("a", "id", index)
+
+
+def parquet_keeps_large_numbers(directory: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = directory / "table.parquet"
+    columns = {
+        "time": pyarrow.array([1_790_000_000, 1_790_000_001]),
+        "half": pyarrow.array([0.5, 1.5], pyarrow.float32()),
+        "kind": pyarrow.array([2**62, 2**62 + 1]),
+    }
+    parquet.write_table(pyarrow.table(columns), path)
+    raw = load_parquet(path, Wanted(target="kind"))
+    assert raw.x.tolist() == [[1_790_000_000, 0.5], [1_790_000_001, 1.5]]
+    assert raw.y.tolist() == [2**62, 2**62 + 1]
+    small = load_parquet(path, Wanted(target="kind", features=("half",)))
+    assert small.x.dtype == np.float32
+
+
 def parquet_becomes_columns(directory: Path) -> None:
     import pyarrow
     from pyarrow import parquet
@@ -337,13 +412,17 @@ CHECKS: dict[str, Check] = {
         check.__name__: check
         for check in (
             one_sample_alone_does_not_stop_batch_norm,
+            one_sample_in_each_batch_cannot_train_batch_norm,
             gradients_are_clipped,
             mixed_precision_needs_a_gpu_and_says_so,
             a_gpu_that_is_not_there_is_missed,
             memory_that_is_not_enough_is_known_as_such,
             weights_of_another_model_are_refused,
             images_become_arrays,
+            images_of_sixteen_bits_keep_their_shades,
             parquet_becomes_columns,
+            parquet_keeps_large_numbers,
+            what_pandas_adds_is_no_feature,
         )
     },
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from worker.runner.faults import JobFault
@@ -14,12 +14,23 @@ class Wanted:
 
     target: str | None
     features: Sequence[str] | None = None
-    """None: every column but the target."""
+    """None: every column but the target and what names the rows."""
 
 
-def choose(name: str, header: Sequence[str], wanted: Wanted) -> tuple[list[int], int]:
-    """Where the features and the target are in ``header``. Raises JobFault."""
-    twice = {column for column in header if header.count(column) > 1}
+def choose(
+    name: str, header: Sequence[str], wanted: Wanted, rows: Collection[str] = ()
+) -> tuple[list[int], int]:
+    """Where the features and the target are in ``header``. Raises JobFault.
+
+    ``rows``: columns that name or number the rows: features only where they are asked for.
+    """
+    if "" in header and (wanted.features is None or not wanted.target):
+        raise JobFault(
+            f"{name}: column {header.index('') + 1} of the header has no name; pandas writes its "
+            "row numbers so: save with index=False, or name the columns to learn from with "
+            "hyperparameters.features"
+        )
+    twice = {column for column in header if column and header.count(column) > 1}
     if twice:
         raise JobFault(f"{name}: the column {sorted(twice)[0]!r} is there twice")
     if wanted.target is None:
@@ -38,7 +49,8 @@ def choose(name: str, header: Sequence[str], wanted: Wanted) -> tuple[list[int],
                 f"hyperparameters: the feature {column!r} is no column of {name} beside the "
                 f"target; it has {_listed(header)}"
             )
-    chosen = [header.index(one) for one in wanted.features or header if one != wanted.target]
+    usual = [one for one in header if one not in rows]
+    chosen = [header.index(one) for one in wanted.features or usual if one != wanted.target]
     if not chosen:
         raise JobFault(f"{name}: has no column beside the target")
     return chosen, header.index(wanted.target)

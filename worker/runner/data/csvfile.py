@@ -32,27 +32,23 @@ def _read(file: IO[str], name: str, wanted: Wanted) -> Raw:
     delimiter = max(",;\t", key=first.count)
     header = [one.strip() for one in next(csv.reader([first], delimiter=delimiter), [])]
     chosen, at = choose(name, header, wanted)
-    numbers = [array("f") for _ in chosen]
+    numbers = array("d")  # row after row, so that a table of it takes no copy
     texts: list[str] = []
     for line, row in _rows(file, delimiter):
         if len(row) != len(header):
             raise JobFault(
                 f"{name}, line {line}: {len(row)} fields, and the header has {len(header)}"
             )
-        for column, values in zip(chosen, numbers, strict=True):
-            values.append(_number(name, line, header[column], row[column]))
+        numbers.extend(_number(name, line, header[column], row[column]) for column in chosen)
         value = row[at].strip()
         if not value:
             raise JobFault(f"{name}, line {line}: the target {header[at]} is empty")
         texts.append(value)
     if not texts:
         raise JobFault(f"{name}: has no line below its header")
-    x = np.empty((len(texts), len(chosen)), dtype=np.float32)
-    for index, values in enumerate(numbers):
-        x[:, index] = np.frombuffer(values, dtype=np.float32)
     y = _target(texts)
     return Raw(
-        x=x,
+        x=np.frombuffer(numbers, dtype=np.float64).reshape(len(texts), len(chosen)),
         y=y,
         suggested="classification" if y.dtype.kind == "U" else None,
         features=tuple(header[column] for column in chosen),

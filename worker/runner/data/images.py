@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from worker.runner.data.raw import Raw
 from worker.runner.faults import JobFault
@@ -69,7 +69,7 @@ def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> Arr
     for index, path in enumerate(paths):
         try:
             with pillow.open(path) as opened:
-                image = opened.convert(mode)
+                image = _bytes(opened, pillow, path.relative_to(folder)).convert(mode)
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             name = path.relative_to(folder)
             raise JobFault(f"{name}: is no image that can be read: {error}") from None
@@ -82,3 +82,16 @@ def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> Arr
         x[index] = np.asarray(image, dtype=np.uint8).reshape(*size, channels)
     assert x is not None, "there is at least one image"  # noqa: S101  # for the type checker
     return x
+
+
+def _bytes(image: Any, pillow: Any, name: Path) -> Any:
+    """With 8 bits a channel. Pillow would cut off what is brighter than 255. Raises JobFault."""
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if sixteen:  # of colours Pillow itself takes the upper byte
+        return pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise JobFault(
+            f"{name}: has pixels of 32 bits, whose range is not known; save it with 8 or 16 bits "
+            "a channel"
+        )
+    return image

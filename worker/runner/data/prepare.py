@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
 
 from worker.runner.data.split import Split
 from worker.runner.faults import JobFault
@@ -11,17 +13,25 @@ from worker.runner.lazy import Array, np
 from worker.runner.model.layers import Layer
 from worker.runner.options import Options
 
+_AT_ONCE: Final = 1 << 20
+"""Numbers that are scaled at once, so that the steps between take little memory."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scaling:
-    """``(value - mean) / std``, per feature, channel or target."""
+    """``(value - mean) / std``, per feature, channel or target; in the precision of ``mean``."""
 
     mean: Array
     std: Array
 
     def apply(self, values: Array) -> Array:
         """Scaled, as float32."""
-        return ((values.astype(np.float32) - self.mean) / self.std).astype(np.float32)
+        made = np.empty(values.shape, dtype=np.float32)
+        rows = max(1, _AT_ONCE // max(1, prod(values.shape[1:])))
+        for at in range(0, len(values), rows):
+            part = values[at : at + rows].astype(self.mean.dtype)
+            made[at : at + rows] = (part - self.mean) / self.std
+        return made
 
     def undo(self, values: Array) -> Array:
         """As they were."""
@@ -55,12 +65,14 @@ def prepare(split: Split, first: Layer, options: Options, *, linear_end: bool) -
         input_scaling = _scaling(split.x)
         x, held_x = input_scaling.apply(split.x), input_scaling.apply(split.held_x)
     else:
-        x, held_x = split.x.astype(np.float32), split.held_x.astype(np.float32)
+        x, held_x = _single(split.x, "normalize"), _single(split.held_x, "normalize")
     y, held_y = split.y, split.held_y
     wanted = options.normalize_target
     if split.classes is None and (linear_end if wanted is None else wanted):
         target_scaling = _scaling(y)
         y, held_y = target_scaling.apply(y), target_scaling.apply(held_y)
+    elif split.classes is None:
+        y, held_y = _single(y, "normalize_target"), _single(held_y, "normalize_target")
     arrays = [np.ascontiguousarray(one) for one in (x, y, held_x, held_y)]
     return Prepared(
         x=arrays[0],
@@ -74,12 +86,36 @@ def prepare(split: Split, first: Layer, options: Options, *, linear_end: bool) -
 
 
 def _scaling(values: Array) -> Scaling:
+    """Raises JobFault."""
     axes = tuple(range(values.ndim - 1))
     mean = values.mean(axis=axes, dtype=np.float64)
     std = values.std(axis=axes, dtype=np.float64)
-    # what never changes is left as it is, and not blown up
-    std = np.where(std > 1e-7 * np.maximum(1e-7, np.abs(mean)), std, 1.0)
-    return Scaling(mean=mean.astype(np.float32), std=std.astype(np.float32))
+    if not np.isfinite(std).all():
+        raise JobFault("the data have numbers too large to be squared (above 1e150); scale them")
+    kind = precision(values.dtype)
+    least = 1e-7 if kind is np.float32 else 1e-13
+    # what never changes is 0, and not what its mean was off by
+    most = values.max(axis=axes)
+    changes = most != values.min(axis=axes)
+    mean = np.where(changes, mean, most)
+    std = np.where(changes & (std > least * np.maximum(1e-7, np.abs(mean))), std, 1.0)
+    return Scaling(mean=mean.astype(kind), std=std.astype(kind))
+
+
+def precision(kind: Any) -> type:
+    """What numbers of that type are kept and scaled in: in float32 a Unix time is 128 s wide."""
+    return np.float32 if kind == np.float32 or kind.itemsize <= 2 else np.float64
+
+
+def _single(values: Array, option: str) -> Array:
+    """As float32, not scaled. Raises JobFault."""
+    most = max(float(values.max()), float(values.min()), key=abs) if values.size else 0.0
+    if abs(most) > np.finfo(np.float32).max:
+        raise JobFault(
+            f"the data have numbers such as {most:g}, too large to be used as they are; leave "
+            f"hyperparameters.{option} on"
+        )
+    return values.astype(np.float32)
 
 
 def _indexes(layer: Layer, values: Array) -> Array:

@@ -33,7 +33,7 @@ class Split:
 
     x: Array
     y: Array
-    """Classes as int64 (samples,), or float32 (samples, targets)."""
+    """Classes as int64 (samples,), or numbers (samples, targets)."""
     held_x: Array
     held_y: Array
     """May be empty."""
@@ -41,6 +41,8 @@ class Split:
     """What class 0, 1, … is called; None: the target is numbers."""
     features: tuple[str, ...]
     target: str
+    drawn: bool = False
+    """Whether the seed says what is held out, and not the source."""
 
     @property
     def targets(self) -> int:
@@ -69,6 +71,7 @@ def load_split(
         classes=classes,
         features=raw.features,
         target=raw.target,
+        drawn=raw.held_out is None and bool(held.any()),
     )
 
 
@@ -76,11 +79,18 @@ def held_out(config: Mapping[str, Any], data: Path | None = None) -> tuple[Array
     """The samples that a job with this configuration holds out, as its data have them.
 
     Unscaled, with the names of the classes or the numbers: what `load_model` takes and predicts.
-    ``data``: where the data lie, None for builtin sets. Raises JobFault, EnvironmentLacks.
+    ``data``: where the data lie, None for builtin sets. Raises JobFault (also where ``config`` has
+    neither ``seed`` nor ``job_id``, and the split rests on them), EnvironmentLacks.
     """
     job = job_spec(config)
     options = parse_options(job.hyperparameters, job.optimizer)
     split = load_split(job, data, options, layers.parse(job.layers))
+    known = config.get("seed") is not None or config.get("job_id")
+    if split.drawn and not known:
+        raise JobFault(
+            "the configuration has neither seed nor job_id, which say what was held out; take "
+            'them from the job, or the seed from the model: int(load_model(…).about["seed"])'
+        )
     if split.classes is None:
         return split.held_x, split.held_y
     return split.held_x, np.array(split.classes)[split.held_y]
@@ -122,7 +132,7 @@ def _numbers(raw: Raw) -> Array:
             f"the target {raw.target} has texts such as {str(raw.y[0])[:40]!r}, no numbers; "
             "loss cross_entropy, or hyperparameters.task classification, is for classes"
         )
-    return raw.y.astype(np.float32).reshape(len(raw.y), -1)
+    return raw.y.reshape(len(raw.y), -1)
 
 
 def _held(classes: Array | None, count: int, share: float, seed: int) -> Array:

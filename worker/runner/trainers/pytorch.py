@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any, Final
 
 from worker.runner.lazy import Array, need, np, torch
@@ -47,7 +48,7 @@ class TorchTrainer:
         self._trained = self._pieces[: len(plan.model.trained)]
         kinds = {one.layer.kind for one in self._pieces}
         self._random = "Dropout" in kinds
-        self._alone = "BatchNorm" not in kinds
+        self._fewest = _fewest(plan)
         self._parameters = list(self._modules.parameters())
         self._optimizer = make_optimizer(plan.optimizer, self._parameters)
         self._loss = make_loss(plan.model.loss)
@@ -66,8 +67,8 @@ class TorchTrainer:
             group["lr"] = rate
 
     def step(self, step: int, indexes: Array) -> None:
-        if len(indexes) == 1 and not self._alone:
-            return  # one sample has no variance, so BatchNorm cannot be trained with it
+        if len(indexes) < self._fewest:
+            return  # a last batch of one sample, which has no variance for BatchNorm
         if self._random:
             self._reseed(_DROPOUT, self._epoch, step)
         x, y = self._batch(indexes)
@@ -175,6 +176,28 @@ class TorchTrainer:
         chosen = torch.from_numpy(indexes)
         x = self._x[chosen.to(self._x.device)].to(self._device)
         return x, self._y[chosen.to(self._y.device)].to(self._device)
+
+
+def _fewest(plan: Plan) -> int:
+    """Samples that a batch needs. Raises JobFault: no batch has as many.
+
+    BatchNorm needs two values of each channel: two samples, or one with several steps or pixels.
+    """
+    for one in plan.model.trained:
+        if one.layer.kind != "BatchNorm" or prod(one.input[:-1]) > 1:
+            continue
+        if plan.batch_size == 1:
+            raise one.layer.wrong(
+                "batch_size is 1, and one sample has no variance; set batch_size to 2 or more, or "
+                "use LayerNorm"
+            )
+        if len(plan.data.x) == 1:
+            raise one.layer.wrong(
+                "there is one sample to train with, which has no variance; bring more data, or "
+                "use LayerNorm"
+            )
+        return 2
+    return 1
 
 
 def _through(pieces: list[Piece], x: Any) -> Any:

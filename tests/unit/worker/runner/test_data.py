@@ -16,7 +16,7 @@ from worker.runner.data.images import load_images
 from worker.runner.data.npzfile import load_npz
 from worker.runner.data.parquet import load_parquet
 from worker.runner.data.prepare import Prepared, prepare
-from worker.runner.data.split import Split, load_split
+from worker.runner.data.split import Split, held_out, load_split
 from worker.runner.faults import EnvironmentLacks, JobFault
 from worker.runner.jobspec import job_spec
 from worker.runner.model import layers
@@ -51,7 +51,6 @@ def table(tmp_path: Path, text: str) -> Path:
 def test_a_table_in_any_dialect(tmp_path: Path, text: str) -> None:
     raw = load_csv(table(tmp_path, text), Wanted(target="kind"))
     assert raw.x.tolist() == [[1, 2.5], [3, 4]]
-    assert raw.x.dtype == np.float32
     assert raw.y.tolist() == ["x", "y"]
     assert raw.features == ("a", "b")
     assert raw.suggested == "classification"
@@ -77,6 +76,10 @@ def test_the_columns_that_are_asked_for_in_that_order(tmp_path: Path) -> None:
         ("a,b\n1e39,2\n", "b", None, "column a: '1e39' is no usable number"),
         ("a,b\nnan,2\n", "b", None, "column a: 'nan' is no usable number"),
         ("a,a\n1,2\n", "a", None, "the column 'a' is there twice"),
+        (",a,b\n0,1,2\n", "b", None, "column 1 of the header has no name; pandas writes its row"),
+        (",a,\n0,1,2\n", "a", None, "save with index=False"),
+        ("a,b,\n0,1,2\n", "b", None, "column 3 of the header has no name"),
+        (",a\n0,1\n", "", None, "column 1 of the header has no name"),
         ("a,b\n", "b", None, "has no line below its header"),
         ("b\n1\n", "b", None, "has no column beside the target"),
         ("", "b", None, "target 'b' is no column"),
@@ -89,6 +92,11 @@ def test_what_is_wrong_in_a_table_is_named(
     with pytest.raises(JobFault) as caught:
         load_csv(table(tmp_path, text), Wanted(target=target, features=features))
     assert message in str(caught.value)
+
+
+def test_columns_without_a_name_may_stay_where_the_features_are_named(tmp_path: Path) -> None:
+    raw = load_csv(table(tmp_path, ",a,b,\n7,1,2,8\n"), Wanted(target="b", features=("a",)))
+    assert raw.x.tolist() == [[1]]
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
@@ -211,6 +219,27 @@ def test_every_class_is_held_out_alike_and_always_the_same(tmp_path: Path) -> No
     assert both == list(range(60))
 
 
+def test_what_was_held_out_is_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another seed would hand out samples that the model was trained with."""
+    path = table(tmp_path, KINDS)
+    config: dict[str, Any] = {
+        "model_definition": {"layers": DENSE},
+        "dataset_uri": "file:///table.csv",
+        "hyperparameters": {"target": "kind"},
+    }
+    monkeypatch.setenv("CYXWIZ_JOB_ID", "of-the-job-that-asks")
+    with pytest.raises(JobFault, match=r"neither seed nor job_id, .*about"):
+        held_out(config, path)
+    for more in ({"seed": 1}, {"job_id": "a"}):
+        assert len(held_out({**config, **more}, path)[0]) == 12
+    config["hyperparameters"] = {"target": "kind", "validation_split": 0}
+    assert len(held_out(config, path)[0]) == 0
+    x, y = np.arange(6).reshape(3, 2), np.array([0, 1, 0])
+    whole = arrays(tmp_path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])
+    given = {"model_definition": {"layers": DENSE}, "dataset_uri": "file:///data.npz"}
+    assert held_out(given, whole)[0].tolist() == [[0, 1]]
+
+
 @pytest.mark.parametrize(
     ("text", "job", "message"),
     [
@@ -245,7 +274,7 @@ def test_data_that_do_not_suit_are_refused(
 
 
 def prepared(x: Any, y: Any, first: dict[str, Any] | None = None, **more: Any) -> Prepared:
-    x, y = np.array(x, dtype=np.float32), np.array(y, dtype=np.float32).reshape(len(y), -1)
+    x, y = np.array(x), np.array(y).reshape(len(y), -1)
     made = Split(x=x, y=y, held_x=x[:1], held_y=y[:1], classes=None, features=(), target="")
     (layer,) = layers.parse([first or {"type": "ReLU"}])
     return prepare(made, layer, options(**more), linear_end=True)
@@ -261,6 +290,42 @@ def test_features_and_targets_are_scaled_and_scaled_back() -> None:
     plain = prepared([[1], [3]], [100, 300], normalize=False, normalize_target=False)
     assert (plain.x.tolist(), plain.y.tolist()) == ([[1], [3]], [[100], [300]])
     assert plain.digest != data.digest
+
+
+NOW = 1_790_000_000
+"""A Unix time, in seconds. The next one that float32 has is 128 later."""
+
+
+def test_large_numbers_that_differ_little_are_told_apart(tmp_path: Path) -> None:
+    rows = [f"{NOW + n},{NOW + 2 * n}.25" for n in range(60)]
+    wanted = {
+        "hyperparameters": {"target": "b", "validation_split": 0.25},
+        "model": {"loss": "mse"},
+    }
+    one = split(
+        tmp_path, "\n".join(["a,b", *rows]) + "\n", [{"type": "Dense", "units": 1}], **wanted
+    )
+    (layer,) = layers.parse([{"type": "Dense", "units": 1}])
+    data = prepare(one, layer, options(), linear_end=True)
+    for values, scaled in ((one.x, data.x), (one.y, data.y)):
+        assert len(np.unique(scaled)) == 45
+        assert scaled.dtype == np.float32
+        assert scaled.mean() == pytest.approx(0, abs=1e-6)
+        assert scaled.std() == pytest.approx(1)
+        assert np.argsort(scaled[:, 0]).tolist() == np.argsort(values[:, 0]).tolist()
+    assert data.target_scaling is not None
+    assert data.target_scaling.undo(data.held_y) == pytest.approx(one.held_y, rel=0, abs=1e-4)
+    same = prepared([[NOW + 0.1], [NOW + 0.1], [NOW + 0.1]], [1, 2, 3])
+    assert same.x.tolist() == [[0], [0], [0]]  # what never changes is not blown up
+
+
+def test_what_is_too_large_for_a_trainer_is_named() -> None:
+    assert prepared([[1e100], [-1e100]], [1, 2]).x.tolist() == [[1], [-1]]
+    for x, y in (([[1e100], [1]], [1, 2]), ([[1], [2]], [1e100, 2])):
+        with pytest.raises(JobFault, match=r"numbers such as 1e\+100, too large .*normalize"):
+            prepared(x, y, normalize=False, normalize_target=False)
+    with pytest.raises(JobFault, match="too large to be squared"):
+        prepared([[1e200], [-1e200]], [1, 2])
 
 
 def test_an_image_is_scaled_per_channel() -> None:

@@ -186,6 +186,21 @@ def test_numbers_are_predicted_in_their_own_unit(tmp_path: Path) -> None:
     assert load_model(tmp_path / "m").predict(np.array([[1, 2, 0]])).tolist() == [[12, 29]]
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_scaling_is_done_in_the_precision_that_the_file_has(tmp_path: Path, kind: Any) -> None:
+    """Files of earlier versions have float32; what was learned from them is scaled as it was."""
+    now = 1_790_000_000
+    scaling = Scaling(mean=np.array([now, 0, 0], kind), std=np.array([10, 1, 1], kind))
+    save_model(tmp_path / "m", model(input_scaling=scaling))
+    again = load_model(tmp_path / "m")
+    assert again.input_scaling is not None
+    assert again.input_scaling.mean.dtype == kind
+    (found,) = again.input_scaling.apply(np.array([[now + 30.0, 1, 2]]))
+    assert found.dtype == np.float32
+    assert found[1:].tolist() == [1, 2]
+    assert (found[0] == 3) is np.bool_(kind is np.float64)
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
     path.write_bytes(b"nothing")
