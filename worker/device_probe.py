@@ -20,12 +20,12 @@ from worker.devices.allocation import Request
 from worker.devices.pool import DevicePool
 from worker.launchers import Asked
 from worker.launchers.container import ContainerLauncher
+from worker.launchers.container_plan import PYTHON
 from worker.node.paths import NodePaths
 from worker.parts import Place
 from worker.plan import AttemptId, ExitStatus, LaunchPlan, Limits
 from worker.runtimes.base import Chunk, Handle, Stream
 from worker.runtimes.engine.gpus import Via
-from worker.sandbox.launch import PYTHON
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime

@@ -20,6 +20,7 @@ from worker.keeper import lock
 from worker.keeper.settle import Settlement, end_keeper, settle
 from worker.note import Note, recall
 from worker.parts import NodeParts
+from worker.plan import AttemptId
 from worker.runtimes.base import Handle
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,9 @@ class Leftovers:
         shutil.rmtree(paths.work / directory.name, ignore_errors=True)
         if note is None:
             return
-        place = paths.job(note.lease.job_id)
-        shutil.rmtree(place / f"output-{note.lease.fence}", ignore_errors=True)
+        lease = note.lease
+        output = paths.output(AttemptId(job_id=lease.job_id, fence=lease.fence))
+        shutil.rmtree(output, ignore_errors=True)
         state = self._give_back(note)
         if state.terminal:
             self._parts.checkpoints.drop(note.lease.job_id)  # no attempt will want them

@@ -6,6 +6,8 @@ node's rules) is in `prepare`, which may take long and is done under the lease.
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,18 @@ class Asked:
     secrets: SecretFiles | None = None
     network: str = ""
     """The engine's network that it joins; '': none."""
+
+    @property
+    def wire(self) -> str:
+        """The job's configuration as its program gets it: base64 of JSON."""
+        job = self.job
+        content = {
+            **job.to_wire(),
+            "job_id": self.attempt.job_id,
+            "attempt": self.number,
+            "epochs": job.epochs,
+        }
+        return base64.b64encode(json.dumps(content).encode()).decode("ascii")
 
 
 class Launcher(Protocol):

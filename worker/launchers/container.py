@@ -10,6 +10,7 @@ from typing import Any
 from tasks.choices import Device
 from tasks.job import JobConfig
 from worker.launchers import Asked, Picked
+from worker.launchers.container_plan import container_plan
 from worker.launchers.secrets import with_secrets
 from worker.node.paths import NodePaths
 from worker.plan import LaunchPlan
@@ -19,7 +20,6 @@ from worker.runtimes.engine.handle import EngineHandle
 from worker.runtimes.engine.images import ImageStore
 from worker.runtimes.engine.manager import Image
 from worker.runtimes.engine.runtime import EngineRuntime
-from worker.sandbox.launch import container_plan
 from worker.sandbox.profile import TARGET_SECRETS
 from worker.sandbox.selection import NoImage, known_images, select_image
 
@@ -84,21 +84,8 @@ class ContainerLauncher:
         )
 
     def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
-        plan = container_plan(
-            job=asked.job,
-            attempt=asked.attempt,
-            number=asked.number,
-            image=picked.reference,
-            image_id=picked.id,
-            paths=self._paths,
-            grant=asked.grant,
-            limits=asked.limits,
-            checkpoints=asked.checkpoints,
-            data=asked.data,
-            code=asked.code,
-        )
-        plan = with_secrets(plan, asked.secrets, TARGET_SECRETS)
-        return replace(plan, also_images=self._also_images, network=asked.network)
+        plan = replace(container_plan(asked, picked, self._paths), also_images=self._also_images)
+        return with_secrets(plan, asked.secrets, TARGET_SECRETS)
 
     def report(self, handle: Handle) -> dict[str, Any]:
         seen = handle.report if isinstance(handle, EngineHandle) else None

@@ -7,8 +7,8 @@ from typing import Any
 
 from tasks.job import JobConfig
 from worker.config import NodeConfig
-from worker.launch import native_plan
 from worker.launchers import Asked, Picked
+from worker.launchers.native_plan import native_plan
 from worker.launchers.secrets import with_secrets
 from worker.node.paths import NodePaths
 from worker.plan import LaunchPlan
@@ -30,19 +30,7 @@ class NativeLauncher:
         return Picked()
 
     def plan(self, asked: Asked, picked: Picked) -> LaunchPlan:
-        plan = native_plan(
-            job=asked.job,
-            attempt=asked.attempt,
-            number=asked.number,
-            config=self._config,
-            paths=self._paths,
-            grant=asked.grant,
-            limits=asked.limits,
-            checkpoints=asked.checkpoints,
-            data=asked.data,
-            code=asked.code,
-        )
-        return with_secrets(plan, asked.secrets)
+        return with_secrets(native_plan(asked, self._config, self._paths), asked.secrets)
 
     def report(self, handle: Handle) -> dict[str, Any]:
         return {}

@@ -4,8 +4,6 @@ after dead holders, and knows how it stands.
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import Final
 
 from worker.config import NodeConfig
@@ -15,8 +13,7 @@ from worker.devices.inventory import Snapshot
 from worker.devices.pool import DevicePool, DeviceState, PoolState, why_unfit
 from worker.node.paths import NodePaths
 from worker.node.registry import GpuEntry
-
-log = logging.getLogger(__name__)
+from worker.node.rounds import Rounds
 
 _LOOK_EVERY_S: Final = 2.0
 
@@ -36,9 +33,7 @@ class DeviceCare:
             rules=rules(config),
         )
         self._watch = HealthWatch(devices, events(), self._pool.health)
-        self._look_every = look_every
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="devices", daemon=True)
+        self._rounds = Rounds("devices", self.look, look_every)
         self.facts = PoolState(snapshot=devices.snapshot(), devices=())
         """May be read from any thread."""
         self._drained: dict[str, str] = {}
@@ -50,13 +45,11 @@ class DeviceCare:
     def start(self) -> None:
         """Begin."""
         if self.snapshot.devices:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """End. Safe to call twice."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> PoolState:
         """Look at every device, and clear up after the dead."""
@@ -74,15 +67,6 @@ class DeviceCare:
     def entries(self) -> tuple[GpuEntry, ...]:
         """For the node's record."""
         return tuple(_entry(one) for one in self.facts.devices)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self.look()
-            except Exception:  # the thread must outlive a fault: nobody else does its work
-                log.exception("device.care_broken")
-            if self._stop.wait(self._look_every):
-                return
 
 
 def _entry(state: DeviceState) -> GpuEntry:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from tasks.errors import RuntimeUnavailable
 from worker.config import NodeConfig
 from worker.engines import Engines, EngineState
+from worker.node.rounds import Rounds
 
 if TYPE_CHECKING:
     from worker.runtimes.engine.runtime import EngineRuntime
@@ -61,12 +62,10 @@ class EngineCare:
         called, from the thread, when the engine is another one, or good for other things."""
         self._config = config
         self._engines = engines
-        self._look_every = look_every
         self._tidy_every = tidy_every
         self._has_gpus = has_gpus
         self._changed = changed
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._rounds = Rounds("engine", self._round, look_every)
         self._preloading = threading.Thread()
         self._preload_at = 0.0
         self._patience = preload_again
@@ -76,7 +75,7 @@ class EngineCare:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def configure(self, config: NodeConfig) -> None:
         """From now on, as this has it."""
@@ -86,9 +85,7 @@ class EngineCare:
 
     def stop(self) -> None:
         """End; a pull that is under way is left to the engine. Safe to call twice."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(_ENDS_WITHIN_S)  # an engine that hangs does not hold up the node
+        self._rounds.stop(_ENDS_WITHIN_S)  # an engine that hangs does not hold up the node
 
     def look(self) -> EngineFacts:
         """Ask the engine what it is and has."""
@@ -134,18 +131,13 @@ class EngineCare:
             free = None
         return free is None or free >= self._config.images.keep_free_mb * _MIB
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self._round(time.monotonic())
-            except RuntimeUnavailable as error:
-                log.warning("engine.away error=%s", error)
-            except Exception:  # the thread must outlive a fault: nobody else does its work
-                log.exception("engine.broken")
-            if self._stop.wait(self._look_every):
-                return
+    def _round(self) -> None:
+        try:
+            self._do_what_is_due(time.monotonic())
+        except RuntimeUnavailable as error:
+            log.warning("engine.away error=%s", error)
 
-    def _round(self, now: float) -> None:
+    def _do_what_is_due(self, now: float) -> None:
         if not self.look().state.available:
             return
         if now >= self._preload_at and not self._preloading.is_alive():

@@ -11,10 +11,10 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tasks.errors import NodeConflict, PlatformError
+from worker.devices import leases
 from worker.node.paths import NodePaths
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -110,30 +110,19 @@ class AgentLock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 
 def agent_pid(paths: NodePaths) -> int | None:
     """The pid of the agent that holds the lock of this state directory; None if none does."""
     try:
-        fd = os.open(paths.agent_lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        if not leases.held(paths.agent_lock):
+            return None
     except OSError:
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(paths.agent_lock)
-        return holder if isinstance(holder, int) else None
-    else:
-        return None
-    finally:
-        os.close(fd)
+    holder = _holder(paths.agent_lock)
+    return holder if isinstance(holder, int) else None
 
 
 def _holder(path: Path) -> int | str:

@@ -101,6 +101,10 @@ class NodePaths:
         """What one job keeps between attempts."""
         return self.jobs / job_id
 
+    def output(self, attempt: AttemptId) -> Path:
+        """Where one attempt puts what it makes (`LaunchPlan.output`)."""
+        return self.job(attempt.job_id) / f"output-{attempt.fence}"
+
     def slot_record(self, slot: str) -> Path:
         """Which process serves the slot (JSON)."""
         return self.slots / f"{slot}.json"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -27,6 +26,7 @@ from tasks.record import Records
 from tasks.settings import Settings
 from worker.node.dead_messages import job_of, remove_dead_messages
 from worker.node.indexing import Indexing
+from worker.node.rounds import Rounds
 from worker.node.sightings import Sightings
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,9 @@ class Reaper:
         self._ttl_ms = settings.lease_ttl_ms
         self._holder = holder
         self._tell = tell
-        self._period = period
         self._lost_after = lost_after
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
+        self._period = period
+        self._rounds = Rounds("reaper", self._round, period, at_once=False)
         self._run_id = ""
         self._clock_ms: int | None = None
         self._hold_until = 0.0
@@ -91,26 +90,21 @@ class Reaper:
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End, and let another lead."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
         try:
             self._records.client.eval(_RELEASE, 1, self._keys.reaper, self._holder)
         except redis.RedisError as error:  # its lease runs out by itself
             log.info("reaper.not_released error=%s", error)
 
-    def _run(self) -> None:
-        while not self._stop.wait(self._period):
-            try:
-                self.once(time.monotonic())
-            except redis.RedisError as error:
-                log.warning("reaper.redis_away error=%s", error)
-            except Exception:  # the thread must outlive a fault: nobody else does its work
-                log.exception("reaper.broken")
+    def _round(self) -> None:
+        try:
+            self.once(time.monotonic())
+        except redis.RedisError as error:
+            log.warning("reaper.redis_away error=%s", error)
 
     def once(self, now: float) -> bool:
         """One round, if this is the leader; whether it is. ``now``: time.monotonic().

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ from worker.config import NodeConfig
 from worker.node.identity import NodeIdentity
 from worker.node.paths import NodePaths
 from worker.node.reaper import Reaper
+from worker.node.rounds import Rounds
 from worker.store.policy import Policy
 from worker.store.refusals import StoreError
 from worker.store.retention import Retention
@@ -106,18 +106,15 @@ class Sweep:
         self._checkpoints = checkpoints
         self._retention = retention
         self._paths = checkpoints.paths
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
+        self._rounds = Rounds("sweep", self._round, _SWEEP_EVERY_S)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """End. Safe to call twice."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
     def once(self) -> None:
         """Look at each job's directory. Raises redis.RedisError."""
@@ -157,7 +154,7 @@ class Sweep:
             log.info("sweep.removed_from_store job=%s", job_id)
 
     def _check(self) -> None:
-        if self._stop.is_set():
+        if self._rounds.stopping:
             raise _Stopped
 
     def _runs(self, job_id: str) -> bool:
@@ -175,13 +172,8 @@ class Sweep:
             log.warning("sweep.unreadable job=%s error=%r", job_id, error)
             return False
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self.once()
-            except (redis.RedisError, OSError) as error:
-                log.warning("sweep.put_off error=%s", error)
-            except Exception:  # a fault of ours must not end what sweeps the next time
-                log.exception("sweep.broken")
-            if self._stop.wait(_SWEEP_EVERY_S):
-                return
+    def _round(self) -> None:
+        try:
+            self.once()
+        except (redis.RedisError, OSError) as error:
+            log.warning("sweep.put_off error=%s", error)

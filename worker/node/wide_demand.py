@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from tasks.choices import Device as Kind
 from tasks.routing import QueueClass
 from tasks.settings import Settings
 from worker.devices.planner import Demand
+from worker.node.rounds import Rounds
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class WideDemand:
     def __init__(self, settings: Settings, queues: Callable[[], Iterable[str]], most: int) -> None:
         """``queues``: what the node's narrow slots read. ``most``: how many devices it has."""
         self._settings = settings
+        self._client = settings.connect()
         self._queues = queues
         self._widths = range(2, most + 1)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="wide-demand", daemon=True)
+        self._rounds = Rounds("wide-demand", self._round, _LOOK_EVERY_S, at_once=False)
         self.found: tuple[Demand, ...] = ()
         """May be read from any thread."""
 
@@ -55,13 +55,12 @@ class WideDemand:
     def start(self) -> None:
         """Begin."""
         if self.serves:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """End. Safe to call twice."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
+        self._client.close()
 
     def look(self, client: redis.Redis) -> tuple[Demand, ...]:
         """Ask now. Raises redis.RedisError."""
@@ -87,13 +86,8 @@ class WideDemand:
         )
         return self.found
 
-    def _run(self) -> None:
-        client = self._settings.connect()
+    def _round(self) -> None:
         try:
-            while not self._stop.wait(_LOOK_EVERY_S):
-                try:
-                    self.look(client)
-                except redis.RedisError as error:
-                    log.warning("demand.unknown error=%s", error)
-        finally:
-            client.close()
+            self.look(self._client)
+        except redis.RedisError as error:
+            log.warning("demand.unknown error=%s", error)

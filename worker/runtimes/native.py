@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError, RuntimeUnavailable
-from worker.keeper import client, containers, lock, protocol, secret_files
+from worker.keeper import client, containers, lock, protocol
 from worker.keeper.client import KeeperLink
 from worker.keeper.protocol import Verb
 from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.runtimes.base import Beside, Capabilities, Chunk, Handle, Status, Stream
+from worker.runtimes.beginning import beginning, check_place
 from worker.runtimes.beside import NativeBeside
 
 ATTEMPTS = "attempts"
@@ -77,28 +78,16 @@ class NativeRuntime:
 
     def start(self, plan: LaunchPlan, deadline: float) -> Handle:
         self._require()
-        self._check(plan)
-        made: list[Path] = []
-        guard = -1
+        check_place(plan, self._attempts)
+        if not plan.argv:
+            raise RuntimeUnavailable(f"{plan.attempt}: the plan names no program")
+        directories = (plan.state, plan.scratch, plan.checkpoints, plan.output)
         try:
-            for directory in (plan.state, plan.scratch, plan.checkpoints, plan.output):
-                if _make(directory):
-                    made.append(directory)
-            guard = self._guard(plan)
-            if plan.secrets is not None:
-                user = (os.geteuid(), os.getegid())
-                secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
-            connection = self._zygote.spawn(self._spec(plan, deadline), guard, plan.grant.fds)
-            link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
+            with beginning(plan, directories, (os.geteuid(), os.getegid())) as guard:
+                connection = self._zygote.spawn(self._spec(plan, deadline), guard, plan.grant.fds)
+                link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
         except (OSError, KeeperError, RuntimeUnavailable) as error:
-            if guard >= 0:
-                os.close(guard)
-            # Unless a keeper came to life all the same, and ends by itself later.
-            if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
-                for directory in made:
-                    remove_tree(directory)
             raise RuntimeUnavailable(f"{plan.attempt} was not started: {error}") from error
-        os.close(guard)
         return NativeHandle(
             link, state=plan.state, scratch=plan.scratch, take_back=self._zygote.take_back
         )
@@ -131,22 +120,6 @@ class NativeRuntime:
                 raise RuntimeUnavailable(reason)
             self._usable = True
 
-    def _check(self, plan: LaunchPlan) -> None:
-        if plan.state.parent != self._attempts:
-            raise RuntimeUnavailable(
-                f"{plan.attempt}: the plan's state is {plan.state}, which recover() would not "
-                f"find: it must be a directory in {self._attempts}"
-            )
-        if not plan.argv:
-            raise RuntimeUnavailable(f"{plan.attempt}: the plan names no program")
-
-    @staticmethod
-    def _guard(plan: LaunchPlan) -> int:
-        guard = lock.take(plan.state)
-        if guard is None:
-            raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
-        return guard
-
     def _spec(self, plan: LaunchPlan, deadline: float) -> protocol.Spec:
         limits = plan.limits
         self._real_attempts = self._real_attempts or str(self._attempts.resolve())
@@ -168,20 +141,6 @@ class NativeRuntime:
             "deadline": deadline,
             "abandon_after": self._abandon_after,
         }
-
-
-def _make(directory: Path) -> bool:
-    """Make a directory that is this user's alone; False: there is one. Raises OSError."""
-    try:
-        os.mkdir(directory, 0o700)  # noqa: PTH102 - four for each job
-    except FileNotFoundError:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _make(directory)
-    except FileExistsError:
-        if directory.is_dir():
-            return False
-        raise
-    return True
 
 
 class NativeHandle:

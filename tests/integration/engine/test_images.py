@@ -23,11 +23,12 @@ from tests.support import engine
 from tests.support.guard import REPO
 from tests.support.runtimes import hear, soon
 from worker.engine_sections import PullPolicy
+from worker.launchers import Asked, Picked
+from worker.launchers.container_plan import container_plan
 from worker.node.paths import NodePaths
 from worker.plan import Limits
 from worker.runtimes.engine.errors import ImageForbidden, ImageUnavailable
 from worker.runtimes.engine.images import ImageRules
-from worker.sandbox.launch import container_plan
 from worker.sandbox.references import placed
 from worker.sandbox.selection import known_images, select_image
 
@@ -85,15 +86,18 @@ def trained(jobs: Jobs, image: str, given: dict[str, Any]) -> list[dict[str, Any
     """What a job says that trains in a container of ``image``, and leaves a model of its user's."""
     blank = jobs.plan("")
     plan = container_plan(
-        job=JobConfig.parse({**given, "job_id": "digits"}),
-        attempt=blank.attempt,
-        number=1,
-        image=image,
-        paths=NodePaths(state_dir=jobs.places.state),
-        grant=blank.grant,
-        limits=Limits(memory_mb=1024, cpu_cores=1, shm_size_mb=64, pids=256, output_mb=256),
-        checkpoints=jobs.places.state / "checkpoints",
-        data=None,
+        Asked(
+            job=JobConfig.parse({**given, "job_id": "digits"}),
+            attempt=blank.attempt,
+            number=1,
+            grant=blank.grant,
+            limits=Limits(memory_mb=1024, cpu_cores=1, shm_size_mb=64, pids=256, output_mb=256),
+            checkpoints=jobs.places.state / "checkpoints",
+            data=None,
+            code=None,
+        ),
+        Picked(reference=image),
+        NodePaths(state_dir=jobs.places.state),
     )
     handle = jobs.runtime.start(plan, soon())
     jobs.places.release()

@@ -8,7 +8,6 @@ import os
 import tarfile
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.support import engine
@@ -45,12 +44,7 @@ class HookedEngine:
         make_image(self.socket)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.engine.close()
         self._place.cleanup()
 

@@ -14,6 +14,7 @@ from worker.keeper.client import KeeperLink
 from worker.keeper.zygote import Zygote
 from worker.plan import LaunchPlan
 from worker.runtimes.base import Capabilities, Handle
+from worker.runtimes.beginning import check_place
 from worker.runtimes.engine import gpus, seen
 from worker.runtimes.engine import report as reports
 from worker.runtimes.engine.beside import end_left
@@ -200,11 +201,7 @@ class EngineRuntime:
         reason = unavailable()
         if reason:
             raise RuntimeUnavailable(reason)
-        if plan.state.parent != self._attempts:
-            raise RuntimeUnavailable(
-                f"{plan.attempt}: the plan's state is {plan.state}, which recover() would not "
-                f"find: it must be a directory in {self._attempts}"
-            )
+        check_place(plan, self._attempts)
         if not plan.argv or not plan.image:
             lacks = "program" if not plan.argv else "image"
             raise RuntimeUnavailable(f"{plan.attempt}: the plan names no {lacks}")

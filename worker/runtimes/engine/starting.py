@@ -6,16 +6,15 @@ import os
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-from tasks.errors import KeeperError, RuntimeUnavailable
+from tasks.errors import RuntimeUnavailable
 from worker.devices.device_nodes import NodeUnusable, groups_for
-from worker.keeper import containers, lock, protocol, secret_files
+from worker.keeper import containers, protocol
 from worker.keeper.client import KeeperLink
-from worker.keeper.settle import Settlement, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import LaunchPlan
+from worker.runtimes.beginning import beginning
 from worker.runtimes.engine import seen
 from worker.runtimes.engine.errors import Conflict, DevicesUnavailable, SandboxUnavailable
 from worker.runtimes.engine.making import Making
@@ -67,29 +66,10 @@ class Starting:
             OSError, KeeperError, RuntimeUnavailable: it was not started.
         """
         stand = self._stand_ins(plan)
-        made: list[Path] = []
-        guard = -1
-        try:
-            for directory in (plan.state, plan.checkpoints, plan.output):
-                if not directory.is_dir():
-                    directory.mkdir(mode=0o700, parents=True)
-                    made.append(directory)
-            guard = self._guard(plan)
-            if plan.secrets is not None:
-                user = self.owner()
-                secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, user)
-            self._give(plan)
-            started = self._launch(plan, image, stand, guard, deadline)
-        except (OSError, KeeperError, RuntimeUnavailable):
-            if guard >= 0:
-                os.close(guard)
-            # Unless a keeper came to life all the same, and ends by itself later.
-            if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
-                for directory in made:
-                    remove_tree(directory)
-            raise
-        os.close(guard)
-        return started
+        owner = self.owner()
+        with beginning(plan, (plan.state, plan.checkpoints, plan.output), owner) as guard:
+            self._give(plan, owner)
+            return self._launch(plan, image, stand, guard, deadline)
 
     def asked(self, plan: LaunchPlan, image: Image) -> dict[str, Any]:
         """The body of the create call for ``plan``."""
@@ -131,25 +111,18 @@ class Starting:
         return stand
 
     @staticmethod
-    def _guard(plan: LaunchPlan) -> int:
-        guard = lock.take(plan.state)
-        if guard is None:
-            raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
-        return guard
-
-    def _give(self, plan: LaunchPlan) -> None:
+    def _give(plan: LaunchPlan, owner: tuple[int, int]) -> None:
         """The directories that the job writes to belong to its user; nobody else may look."""
-        uid, gid = self.owner()
         for directory in (plan.checkpoints, plan.output):
             opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 os.fchmod(opened, 0o700)
                 if os.geteuid() == 0:
-                    os.fchown(opened, uid, gid)
+                    os.fchown(opened, *owner)
             finally:
                 os.close(opened)
         if os.geteuid() == 0:
-            give_tree(plan.checkpoints, uid, gid)
+            give_tree(plan.checkpoints, *owner)
         for source in (plan.data, *(one.source for one in (*plan.mounts, *plan.grant.mounts))):
             if source is not None and (source.is_symlink() or not source.exists()):
                 raise RuntimeUnavailable(f"{source} cannot be mounted: it is a link, or not there")

@@ -1,0 +1,73 @@
+"""The directories and the lock of an attempt while its keeper is started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tasks.errors import KeeperError, RuntimeUnavailable
+from worker.keeper import lock, secret_files
+from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.plan import LaunchPlan
+
+
+def check_place(plan: LaunchPlan, attempts: Path) -> None:
+    """Raises RuntimeUnavailable: nobody would find the attempt again."""
+    if plan.state.parent != attempts:
+        raise RuntimeUnavailable(
+            f"{plan.attempt}: the plan's state is {plan.state}, which recover() would not "
+            f"find: it must be a directory in {attempts}"
+        )
+
+
+@contextlib.contextmanager
+def beginning(
+    plan: LaunchPlan, directories: Sequence[Path], owner: tuple[int, int]
+) -> Iterator[int]:
+    """``directories`` are there, and so are the secrets; yields the lock, for the keeper.
+
+    After an error nothing that was made here is left. ``owner``: uid and gid of the job's user.
+    Raises OSError; RuntimeUnavailable: another keeper has the attempt.
+    """
+    made: list[Path] = []
+    guard = -1
+    try:
+        for directory in directories:
+            if _make(directory):
+                made.append(directory)
+        guard = _guard(plan)
+        if plan.secrets is not None:
+            secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, owner)
+        yield guard
+    except (OSError, KeeperError, RuntimeUnavailable):
+        if guard >= 0:
+            os.close(guard)
+        # Unless a keeper came to life all the same, and ends by itself later.
+        if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
+            for directory in made:
+                remove_tree(directory)
+        raise
+    os.close(guard)
+
+
+def _guard(plan: LaunchPlan) -> int:
+    guard = lock.take(plan.state)
+    if guard is None:
+        raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
+    return guard
+
+
+def _make(directory: Path) -> bool:
+    """Make a directory that is this user's alone; False: there is one. Raises OSError."""
+    try:
+        os.mkdir(directory, 0o700)  # noqa: PTH102 - four for each job
+    except FileNotFoundError:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _make(directory)
+    except FileExistsError:
+        if directory.is_dir():
+            return False
+        raise
+    return True
