@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import AgentProcess, NodeSpec, gone, serving, stand_in
+from tests.support.nodes import Start, agents, gone, serving, stand_in
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 from worker.keeper import procfs
@@ -23,8 +23,6 @@ from worker.node.slot_records import SlotRecord
 
 pytestmark = pytest.mark.integration
 
-Start = Callable[..., AgentProcess]
-
 
 @pytest.fixture
 def hub() -> Iterator[str]:
@@ -34,21 +32,8 @@ def hub() -> Iterator[str]:
 
 @pytest.fixture
 def start(tmp_path: Path, hub: str) -> Iterator[Start]:
-    """Starts agents; whatever is left of them ends with the test."""
-    started: list[AgentProcess] = []
-
-    def start(**more: object) -> AgentProcess:
-        spec = {"state_dir": str(tmp_path / "state"), "redis_url": hub, **more}
-        started.append(AgentProcess(NodeSpec(**spec), tmp_path))  # type: ignore[arg-type]  # a test's own keywords
-        return started[-1]
-
-    yield start
-    for agent in started:
-        if agent.process.poll() is None:
-            agent.kill()
-    for agent in started:
-        for pid in serving(Path(agent.spec.state_dir)):
-            os.kill(pid, signal.SIGKILL)
+    with agents(tmp_path, hub) as start:
+        yield start
 
 
 def test_it_says_when_each_slot_and_the_node_are_ready(start: Start) -> None:

@@ -7,19 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks.settings import Settings
-from tests.support.nodes import AgentProcess, NodeSpec, gone, serving
+from tests.support.nodes import AgentProcess, Start, agents, gone, serving
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-Start = Callable[..., AgentProcess]
 
 
 @pytest.fixture
@@ -30,19 +28,8 @@ def hub() -> Iterator[str]:
 
 @pytest.fixture
 def start(tmp_path: Path, hub: str) -> Iterator[Start]:
-    started: list[AgentProcess] = []
-
-    def start(**more: object) -> AgentProcess:
-        spec = {"state_dir": str(tmp_path / "state"), "redis_url": hub, "worker": None, **more}
-        started.append(AgentProcess(NodeSpec(**spec), tmp_path))  # type: ignore[arg-type]  # a test's own keywords
-        return started[-1]
-
-    yield start
-    for agent in started:
-        if agent.process.poll() is None:
-            agent.kill()
-        for pid in serving(agent.paths.state_dir):
-            os.kill(pid, signal.SIGKILL)
+    with agents(tmp_path, hub, worker=None) as start:
+        yield start
 
 
 def nap(hub: str, agent: AgentProcess) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,11 @@ import pytest
 from tasks.cluster import Cluster
 from tasks.cordons import Cordon
 from tasks.settings import Settings
-from tests.support.nodes import AgentProcess, NodeSpec, gone, serving
+from tests.support.nodes import AgentProcess, Start, agents, gone
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-Start = Callable[..., AgentProcess]
 
 
 @pytest.fixture
@@ -29,20 +25,9 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def start(tmp_path: Path, cluster: Cluster) -> Iterator[Start]:
-    started: list[AgentProcess] = []
     url = f"unix://{cluster.client.connection_pool.connection_kwargs['path']}"
-
-    def start(**more: object) -> AgentProcess:
-        spec = {"state_dir": str(tmp_path / "state"), "redis_url": url, **more}
-        started.append(AgentProcess(NodeSpec(**spec), tmp_path))  # type: ignore[arg-type]  # a test's own keywords
-        return started[-1]
-
-    yield start
-    for agent in started:
-        if agent.process.poll() is None:
-            agent.kill()
-        for pid in serving(Path(agent.spec.state_dir)):
-            os.kill(pid, signal.SIGKILL)
+    with agents(tmp_path, url) as start:
+        yield start
 
 
 def says(cluster: Cluster, state: str, slots: list[str] | None = None) -> bool:

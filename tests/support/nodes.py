@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,30 @@ class AgentProcess:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
+
+
+Start = Callable[..., AgentProcess]
+"""Starts an agent, which is told these of `NodeSpec`."""
+
+
+@contextlib.contextmanager
+def agents(directory: Path, redis_url: str, **usual: object) -> Iterator[Start]:
+    """Starts agents, of one state directory unless they are told another; whatever is left of them
+    ends with the test."""
+    started: list[AgentProcess] = []
+
+    def start(**more: object) -> AgentProcess:
+        spec = {"state_dir": str(directory / "state"), "redis_url": redis_url, **usual, **more}
+        started.append(AgentProcess(NodeSpec(**spec), directory))  # type: ignore[arg-type]  # a test's own keywords
+        return started[-1]
+
+    yield start
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+    for agent in started:
+        for pid in serving(agent.paths.state_dir):
+            os.kill(pid, signal.SIGKILL)
 
 
 def gone(pid: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from worker.devices.leases import LeaseFile, held
 from worker.plan import AttemptId, ExitStatus, Grant, LaunchPlan, Limits
@@ -35,20 +35,6 @@ class Program:
     script: Script
     argv: tuple[str, ...] = ()
     """Instead of ``source``."""
-
-
-class Harness(Protocol):
-    """One runtime under test."""
-
-    runtime: Runtime
-
-    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan: ...  # noqa: B008
-
-    def successor(self) -> Runtime:
-        """A runtime as a later supervisor of the same node would make it."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass
@@ -96,89 +82,71 @@ class Places:
         return [path for place in places if place.is_dir() for path in place.iterdir()]
 
 
-class NativeHarness:
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.runtime: Runtime = self._make()
+class Harness:
+    """One runtime under test."""
+
+    def __init__(
+        self, make: Callable[[], Runtime], plan: Callable[[Program, Limits], LaunchPlan]
+    ) -> None:
+        """``make``: a runtime, as each supervisor of the same node would."""
+        self._make = make
+        self._plan = plan
+        self.runtime = make()
         self._made = [self.runtime]
 
     def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
-        argv = program.argv or (PYTHON, "-S", "-c", program.source)
-        return self.places.plan(argv, limits)
+        return self._plan(program, limits)
 
     def successor(self) -> Runtime:
-        made = self._make()
-        self._made.append(made)
-        return made
-
-    def close(self) -> None:
-        for handle in self._made[0].recover():
-            handle.remove()
-        for made in self._made:
-            made.close()
-
-    def _make(self) -> Runtime:
-        return NativeRuntime(state_root=self.places.state, abandon_after=ABANDON_AFTER)
-
-
-class FakeHarness:
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self._host = FakeHost()
-        self._scripts: dict[AttemptId, Script] = {}
-        self.runtime: Runtime = self._make()
-
-    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
-        plan = self.places.plan(program.argv or ("fake",), limits)
-        self._scripts[plan.attempt] = program.script
-        return plan
-
-    def successor(self) -> Runtime:
-        return self._make()
+        """A runtime as a later supervisor of the same node would make it."""
+        self._made.append(self._make())
+        return self._made[-1]
 
     def close(self) -> None:
         for handle in self.runtime.recover():
             handle.remove()
-
-    def _make(self) -> Runtime:
-        return FakeRuntime(
-            lambda plan: self._scripts[plan.attempt], host=self._host, abandon_after=ABANDON_AFTER
-        )
-
-
-class EngineHarness:
-    """On the tests' own engine; skips, or under CI fails, where none can be started."""
-
-    def __init__(self, places: Places, name: str) -> None:
-        from tests.support import engine
-
-        self.places = places
-        self._name = name
-        self._socket = engine_socket(name)
-        self._python = engine.PYTHON
-        self._image = engine.BASE
-        self.runtime: Runtime = self._make()
-        self._made = [self.runtime]
-
-    def plan(self, program: Program, limits: Limits = Limits()) -> LaunchPlan:  # noqa: B008
-        argv = program.argv or (self._python, "-S", "-c", program.source)
-        plan = self.places.plan(argv, limits)
-        env = {**plan.env, "CYXWIZ_OUTPUT": "/job/output"}
-        return replace(plan, image=self._image, env=env)
-
-    def successor(self) -> Runtime:
-        made = self._make()
-        self._made.append(made)
-        return made
-
-    def close(self) -> None:
-        for handle in self._made[0].recover():
-            handle.remove()
         for made in self._made:
             made.close()
 
-    def _make(self) -> Runtime:
-        return engine_runtime_in(self._name, self.places.state, self._socket)
+
+def native_harness(places: Places) -> Harness:
+    def plan(program: Program, limits: Limits) -> LaunchPlan:
+        return places.plan(program.argv or (PYTHON, "-S", "-c", program.source), limits)
+
+    return Harness(
+        lambda: NativeRuntime(state_root=places.state, abandon_after=ABANDON_AFTER), plan
+    )
+
+
+def fake_harness(places: Places) -> Harness:
+    host = FakeHost()
+    scripts: dict[AttemptId, Script] = {}
+
+    def plan(program: Program, limits: Limits) -> LaunchPlan:
+        made = places.plan(program.argv or ("fake",), limits)
+        scripts[made.attempt] = program.script
+        return made
+
+    return Harness(
+        lambda: FakeRuntime(
+            lambda plan: scripts[plan.attempt], host=host, abandon_after=ABANDON_AFTER
+        ),
+        plan,
+    )
+
+
+def engine_harness(places: Places, name: str) -> Harness:
+    """On the tests' own engine; skips, or under CI fails, where none can be started."""
+    from tests.support import engine
+
+    socket = engine_socket(name)
+
+    def plan(program: Program, limits: Limits) -> LaunchPlan:
+        made = places.plan(program.argv or (engine.PYTHON, "-S", "-c", program.source), limits)
+        env = {**made.env, "CYXWIZ_OUTPUT": "/job/output"}
+        return replace(made, image=engine.BASE, env=env)
+
+    return Harness(lambda: engine_runtime_in(name, places.state, socket), plan)
 
 
 def engine_socket(name: str) -> Path:
@@ -227,10 +195,10 @@ def engine_runtime_in(
 
 
 HARNESSES: dict[str, Callable[[Places], Harness]] = {
-    "native": NativeHarness,
-    "fake": FakeHarness,
-    "docker": partial(EngineHarness, name="docker"),
-    "podman": partial(EngineHarness, name="podman"),
+    "native": native_harness,
+    "fake": fake_harness,
+    "docker": partial(engine_harness, name="docker"),
+    "podman": partial(engine_harness, name="podman"),
 }
 
 

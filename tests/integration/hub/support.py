@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tasks.cluster import Cluster, NodeStatus
-from tasks.events import Envelope, Event, Log, Progress, decode
+from tasks.events import Envelope, Event, Log, Progress, Retrying, decode
 from tasks.job import JobConfig
+from tasks.needs import needs_of
 from tasks.publishing import kombu_message
 from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
 from tasks.routing import route
-from tasks.state import JobState
+from tasks.state import FailureReason, JobState
 from tests.support.fleet import PaperNode
 
 TTL_MS = 60_000
@@ -30,8 +31,9 @@ def job_config(**fields: Any) -> JobConfig:
     )
 
 
-def submit(records: Records, *, expires_ms: int = 0, **fields: Any) -> str:
-    """Record a job as a producer does; its id."""
+def submit(records: Records, *, expires_ms: int = 0, needing: bool = False, **fields: Any) -> str:
+    """Record a job as a producer does; its id. ``needing``: with what it needs of a node, as
+    `JobAMQP` does."""
     job = job_config(**fields)
     assert job.job_id is not None
     way = route(job)
@@ -46,8 +48,22 @@ def submit(records: Records, *, expires_ms: int = 0, **fields: Any) -> str:
         max_attempts=job.max_attempts,
         expires_ms=expires_ms,
         message=message,
+        needs=needs_of(way.queue) if needing else None,
     )
     return job.job_id
+
+
+def requeue(records: Records, lease: Lease, **how: Any) -> JobState:
+    """As a supervisor whose attempt met a fault of the engine, but for what ``how`` says."""
+    given: dict[str, Any] = {
+        "reason": FailureReason.ENGINE_ERROR,
+        "delay_ms": 0,
+        "counts": True,
+        "message": "why",
+        **how,
+    }
+    retrying = tagged(Retrying(reason="engine_error"))
+    return records.requeue(lease, [retrying], **given)
 
 
 def try_claim(

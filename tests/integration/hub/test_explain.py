@@ -15,32 +15,13 @@ from tasks.keys import Keys
 from tasks.ladders import SandboxClass
 from tasks.needs import needs_of
 from tasks.record import Records
-from tasks.routing import QueueClass, direct_queue, route
+from tasks.routing import QueueClass, direct_queue
 from tasks.state import FailureReason
 from tests.integration.hub.support import CUDA, Enter, claim, history, job_config, status, submit
 from tests.support.fleet import cpu_offer, gpu_offer
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-
-def submit_needing(records: Records, **fields: Any) -> str:
-    """Record a job as `JobAMQP` does, with what it needs; its id."""
-    job = job_config(**fields)
-    assert job.job_id is not None
-    way = route(job)
-    records.submit(
-        job_id=job.job_id,
-        spec=job.canonical(),
-        queue=way.queue,
-        priority_step=way.priority_step,
-        user_id=job.user_id,
-        max_attempts=1,
-        expires_ms=0,
-        message="",
-        needs=needs_of(way.queue),
-    )
-    return job.job_id
 
 
 def missing(records: Records, job_id: str) -> str:
@@ -87,27 +68,27 @@ def test_find_nodes_in_pages_misses_none(cluster: Cluster, enter: Enter) -> None
 def test_a_job_that_no_live_node_can_serve_says_what_is_missing(
     records: Records, enter: Enter, cluster: Cluster
 ) -> None:
-    nobody = submit_needing(records, **CUDA)
+    nobody = submit(records, needing=True, **CUDA)
     assert missing(records, nobody).startswith("no live node gives 1 cuda GPU of 24000 MB")
     enter("node-a")
-    assert missing(records, submit_needing(records, **CUDA)) == "no live node has a cuda GPU"
+    assert missing(records, submit(records, needing=True, **CUDA)) == "no live node has a cuda GPU"
     enter("node-b", replace(gpu_offer(), gpu_memory_mb=8_000))
-    said = missing(records, submit_needing(records, **CUDA))
+    said = missing(records, submit(records, needing=True, **CUDA))
     assert said == "no live node has 24000 MB of GPU memory for one job"
-    said = missing(records, submit_needing(records, required_device="cuda", gpus=4))
+    said = missing(records, submit(records, needing=True, required_device="cuda", gpus=4))
     assert said == "no live node has a slot of 4 cuda GPUs"
-    said = missing(records, submit_needing(records, pool="lab-a"))
+    said = missing(records, submit(records, needing=True, pool="lab-a"))
     assert said == "no live node of pool lab-a can take it"
-    said = missing(records, submit_needing(records, sandbox="gvisor"))
+    said = missing(records, submit(records, needing=True, sandbox="gvisor"))
     assert said == "no live node can confine it by gVisor"
     enter("node-c", gpu_offer())
-    assert missing(records, submit_needing(records, **CUDA)) == ""
+    assert missing(records, submit(records, needing=True, **CUDA)) == ""
     assert cluster.explain(nobody).missing == ""
 
 
 def test_what_only_natively_trusted_nodes_have_is_named(records: Records, enter: Enter) -> None:
     enter("node-a", cpu_offer(sandboxes=frozenset({SandboxClass.OPTIONAL})))
-    assert missing(records, submit_needing(records)) == "no live node can confine it"
+    assert missing(records, submit(records, needing=True)) == "no live node can confine it"
 
 
 def test_a_node_that_is_lost_serves_nobody(
@@ -115,7 +96,7 @@ def test_a_node_that_is_lost_serves_nobody(
 ) -> None:
     enter("node-a", ttl_ms=40)
     wait_until(lambda: status(cluster, "node-a") is NodeStatus.LOST)
-    assert missing(records, submit_needing(records)) != ""
+    assert missing(records, submit(records, needing=True)) != ""
     assert cluster.find_nodes({"command": ["true"]}).items == ()
     assert cluster.capacity().kinds["cpu"].slots == 0
 

@@ -12,7 +12,7 @@ import pytest
 from tasks import events
 from tasks.errors import JobConflict, LeaseLost, UnknownJob
 from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
-from tasks.state import FailureReason, JobState
+from tasks.state import JobState
 from tests.integration.hub.support import (
     claim,
     finish,
@@ -20,6 +20,7 @@ from tests.integration.hub.support import (
     log,
     messages,
     progress,
+    requeue,
     run_out,
     submit,
     try_claim,
@@ -27,14 +28,6 @@ from tests.integration.hub.support import (
 )
 
 pytestmark = pytest.mark.integration
-
-RETRYING = tagged(events.Retrying(reason="engine_error"))
-
-
-def requeue(records: Records, lease: Lease, **how: Any) -> JobState:
-    given: dict[str, Any] = {"delay_ms": 0, "counts": True, "message": "", **how}
-    reason = given.pop("reason", FailureReason.ENGINE_ERROR)
-    return records.requeue(lease, [RETRYING], reason=reason, **given)
 
 
 # submit

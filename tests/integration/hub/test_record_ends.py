@@ -10,7 +10,7 @@ import pytest
 
 from tasks import events
 from tasks.errors import BrokenRecord, LeaseLost
-from tasks.record import Lease, NotClaimed, Records, ResultMeta, tagged
+from tasks.record import NotClaimed, Records, ResultMeta, tagged
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import (
@@ -18,6 +18,7 @@ from tests.integration.hub.support import (
     finish,
     history,
     messages,
+    requeue,
     run_out,
     submit,
     try_claim,
@@ -26,14 +27,7 @@ from tests.integration.hub.support import (
 
 pytestmark = pytest.mark.integration
 
-RETRYING = tagged(events.Retrying(reason="engine_error"))
 HOUR_MS = 3_600_000
-
-
-def requeue(records: Records, lease: Lease, **how: Any) -> JobState:
-    given: dict[str, Any] = {"delay_ms": 0, "counts": True, "message": "why", **how}
-    reason = given.pop("reason", FailureReason.ENGINE_ERROR)
-    return records.requeue(lease, [RETRYING], reason=reason, **given)
 
 
 def in_the_past(records: Records, index: str, job_id: str) -> None:
