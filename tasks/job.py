@@ -20,6 +20,7 @@ from tasks.choices import Device, JobType, Network, Priority, Sandbox
 from tasks.errors import InvalidJob
 from tasks.job_faults import invalid_job, shown
 from tasks.job_rules import (
+    check_args,
     check_command,
     check_dataset,
     check_env,
@@ -100,6 +101,11 @@ class JobConfig(BaseModel):
     )
     code_uri: str | None = Field(
         None, min_length=1, max_length=4096, description="the URL of the script's code"
+    )
+    args: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description='a list of texts that the script is called with, such as ["--lr", "0.1"]',
     )
     command: tuple[str, ...] | None = Field(
         None,
@@ -206,6 +212,7 @@ class JobConfig(BaseModel):
     )
 
     _labels = field_validator("labels")(check_labels)
+    _args = field_validator("args")(check_args)
     _command = field_validator("command")(check_command)
     _hyperparameters = field_validator("hyperparameters")(check_hyperparameters)
     _env = field_validator("env")(check_env)

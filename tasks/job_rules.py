@@ -64,11 +64,16 @@ def check_command(command: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None
     if not command or not command[0]:
         raise ValueError("names no program")
-    if len(command) > 4096:
-        raise ValueError(f"{len(command)} arguments, more than 4096")
-    if any("\0" in part for part in command):
+    return check_args(command)
+
+
+def check_args(args: tuple[str, ...]) -> tuple[str, ...]:
+    """What execve takes."""
+    if len(args) > 4096:
+        raise ValueError(f"{len(args)} arguments, more than 4096")
+    if any("\0" in part for part in args):
         raise ValueError("an argument has a NUL character")
-    return command
+    return args
 
 
 def check_hyperparameters(values: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +169,9 @@ def _work_faults(job: JobConfig) -> list[str]:
         found.append("code_uri: is missing; a script needs the URL of its code")
     if job.code_uri is not None and job.script is None:
         found.append("script: is missing; code_uri needs the path of the script in it")
+    if job.args and job.script is None:
+        hint = "; a command has its own" if job.command is not None else ""
+        found.append(f"args: are those of a script, and there is none{hint}")
     if job.image is not None and job.image_version is not None:
         found.append("image_version: image is given, too; give one of the two")
     return found

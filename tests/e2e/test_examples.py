@@ -19,6 +19,7 @@ from tasks.events import Checkpoint, Log
 from tasks.outputs import artifacts
 from tasks.state import FailureReason, JobState
 from tests.integration.runner.runs import torch_python
+from tests.support.cli import Cli
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
@@ -100,6 +101,29 @@ def test_example_cnn(torch_cluster: Cluster) -> None:
     assert load_model(path).layers[0].layer.kind == "Conv2D"
     assert accuracy(config, path) >= 0.97
     assert [one.epoch for one in torch_cluster.progress(job)] == list(range(1, 9))
+
+
+def test_example_plain(torch_cluster: Cluster, tmp_path: Path) -> None:
+    """A script that was written for a shell runs as it is: followed, and its model fetched."""
+    shutil.copytree(SCRIPTS, torch_cluster.node.directory / "data" / "scripts", dirs_exist_ok=True)
+    cli = Cli(cwd=tmp_path, env={"CYXWIZ_REDIS_URL": torch_cluster.settings.redis_url})
+    job = tmp_path / "plain.json"
+    job.write_text(json.dumps(example("plain", torch_cluster.node.directory / "data")))
+    told = cli("submit", str(job), "--set", "args.1='2'", "--set", "job_id=plain-1", "--follow")
+    assert told.code == 0, told
+    lines = [line for line in told.out.splitlines() if "test accuracy" in line]
+    assert len(lines) == 2, told.out
+    assert "epoch 2 [1280/1438] loss" in told.out
+    fetched = cli("get", "plain-1", str(tmp_path / "results"))
+    assert fetched.code == 0, fetched
+    assert [one.name for one in (tmp_path / "results").iterdir()] == ["digits.pt"]
+    load = (
+        "import sys, torch; print({k: list(v.shape) for k, v in torch.load(sys.argv[1]).items()})"
+    )
+    shapes = subprocess.check_output(
+        [torch_python(), "-c", load, tmp_path / "results" / "digits.pt"], text=True
+    )
+    assert "'0.weight': [128, 64]" in shapes
 
 
 def test_a_node_without_pytorch_says_what_the_cnn_lacks(cluster: Cluster) -> None:

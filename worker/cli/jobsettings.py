@@ -18,7 +18,8 @@ _FLAT: Final = ("labels", "env")
 def apply(job: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """``job`` with every ``key=value``; ``key`` may lead inside: ``hyperparameters.learning_rate``.
 
-    Values are read as JSON or YAML, but for fields that take text. Raises click.UsageError.
+    Values are read as JSON or YAML, but for fields that take text; ``null`` is none in these, too,
+    where they may be left out. Raises click.UsageError.
     """
     for change in changes:
         key, equals, text = change.partition("=")
@@ -44,7 +45,10 @@ def _place(key: str) -> list[str]:
 def _parsed(field: str, text: str) -> Any:
     from worker.cli.jobfile import scalar  # which reads files with this module
 
-    if field in _FLAT or _textual(JobConfig.model_fields[field].annotation):
+    kind = JobConfig.model_fields[field].annotation
+    if text == "null" and NoneType in get_args(kind):
+        return None
+    if field in _FLAT or _textual(kind):
         return text
     return scalar(text)
 

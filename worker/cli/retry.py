@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from worker.cli import completing
 from worker.cli.exits import WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.keys import key_option
-from worker.cli.text import say, say_json
+from worker.cli.text import note, say, say_json
 
 
 @click.command()
@@ -38,7 +39,8 @@ def retry(
 ) -> None:
     """Submit a job that has ended once more.
 
-    It becomes a new job, whose id is printed. One that was signed must be signed again, with
+    It becomes a new job, whose id is printed. If its expires is a time that has passed, the new one
+    has none. One that was signed must be signed again, with
     --key: a signature is over the job's id, too.
 
     Ends with 10 if it has not ended, has succeeded and --again is not said, or was signed and
@@ -64,6 +66,9 @@ def retry(
     spec = {name: value for name, value in record.spec.items() if name != "signature"}
     if "signature" in record.spec and key_path is None:
         raise WrongState(f"job {job_id} was signed: say --key, so that the new one is signed too")
+    said = any(change.startswith("expires=") for change in changes)
+    if not said and _is_over(spec.get("expires")):
+        note(f"expires {spec.pop('expires')} is over, and left out of the new job")
     jobs = [JobConfig.parse(apply({**spec, "job_id": str(uuid.uuid4())}, changes))]
     new = submit_jobs(signed(jobs, key_path) if key_path else jobs, settings)
     if as_json:
@@ -72,3 +77,11 @@ def retry(
         say(f"submitted {new[0]}" if follow else new[0])
     if follow:
         sys.exit(follow_to_the_end(new, settings, view_for(new, as_json=as_json)))
+
+
+def _is_over(expires: object) -> bool:
+    """Whether it is a time that has passed; seconds count from the new submission."""
+    try:
+        return isinstance(expires, str) and datetime.fromisoformat(expires) <= datetime.now(UTC)
+    except (ValueError, TypeError):  # no time, or one without its zone: the job's own check says so
+        return False

@@ -62,7 +62,7 @@ def _program(asked: Asked, encoded: str) -> tuple[tuple[str, ...], tuple[Mount, 
     if code is None:
         return (PYTHON, "-m", RUNNER, f"--job-config={encoded}"), ()
     mount = Mount(source=code.root, target=str(TARGET_CODE), read_only=True)
-    return script_argv(code, Path(PYTHON), TARGET_CODE), (mount,)
+    return script_argv(code, Path(PYTHON), job.args, TARGET_CODE), (mount,)
 
 
 def _environment(asked: Asked, encoded: str) -> Mapping[str, str]:

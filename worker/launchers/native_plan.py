@@ -58,7 +58,7 @@ def native_plan(
     if job.command is not None:
         argv = tuple(job.command)
     elif code is not None:
-        argv = script_argv(code, interpreter)
+        argv = script_argv(code, interpreter, job.args)
         env["CYXWIZ_CODE"] = env["PYTHONPATH"] = str(code.root)
         env["PYTHONDONTWRITEBYTECODE"] = "1"  # the code is shared, and nobody's to write to
     else:

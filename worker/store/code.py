@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -41,10 +42,12 @@ class Code:
     entry: Entry
 
 
-def script_argv(code: Code, interpreter: Path, root: Path | None = None) -> tuple[str, ...]:
+def script_argv(
+    code: Code, interpreter: Path, args: Sequence[str] = (), root: Path | None = None
+) -> tuple[str, ...]:
     """What runs the script: Python, sh for ``.sh``. ``root``: where the job sees the code."""
     script = str((root or code.root) / code.script)
-    return ("/bin/sh" if script.endswith(".sh") else str(interpreter), script)
+    return ("/bin/sh" if script.endswith(".sh") else str(interpreter), script, *args)
 
 
 class CodeStore:

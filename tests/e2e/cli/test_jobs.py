@@ -90,6 +90,23 @@ def test_retry_is_a_new_job(cli: Cli, done_job: str, busy: Busy) -> None:
     assert cli("retry", done_job, "--again", "--follow").code == 0
 
 
+def test_retry_leaves_out_an_expiry_that_has_passed(cli: Cli) -> None:
+    over, later = "2020-01-31T12:00:00Z", "2099-01-31T12:00:00+02:00"
+    late = submitted(cli, python("pass", expires=over))
+    assert cli("follow", late).code == 1
+    again = cli("retry", late, "--follow")
+    assert again.code == 0, again
+    assert f"expires {over} is over, and left out of the new job" in again.err
+    said = cli("retry", late, "--set", f"expires={over}", "--follow")
+    assert said.code == 1, "what is asked for is done"
+    failed = submitted(cli, python("import sys; sys.exit(1)", expires=later, image=None))
+    assert cli("follow", failed).code == 1
+    for change, kept in (("epochs=1", later), ("expires=600", 600), ("expires=null", None)):
+        new = cli("retry", failed, "--json", "--set", change)
+        assert cli("job", new.json["job_id"], "--json").json["spec"].get("expires") == kept
+        assert new.err == ""
+
+
 def test_checkpoint_reaches_the_job(cli: Cli, busy: Busy) -> None:
     assert cli("checkpoint", busy.job_id, "--json").json == {
         "job_id": busy.job_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tasks.keys import Keys
 from tasks.needs import needs_of
 from tasks.publishing import TRAIN, kombu_message
 from tasks.routing import direct_queue, route
-from tasks.state import JobState
+from tasks.state import FailureReason, JobState
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
@@ -160,6 +161,31 @@ def test_a_job_that_is_none_is_rejected_by_its_record(cluster: Cluster) -> None:
             timeout=30,
             what=f"{args} to be refused",
         )
+
+
+def test_a_job_with_a_field_of_a_later_version_is_rejected_and_never_run_without_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    job_id, ran = "of-a-later-version", tmp_path / "ran"
+    config = {"command": ["touch", str(ran)], "job_id": job_id, "later": ["--lr", "0.1"]}
+    text = json.dumps(message(job_id, args=[config]))
+    cluster.app.records.submit(
+        job_id=job_id,
+        spec=json.dumps(config),
+        queue=QUEUE,
+        priority_step=6,
+        user_id="",
+        max_attempts=3,
+        expires_ms=0,
+        message=text,
+        needs=needs_of(QUEUE),
+    )
+    cluster.app.records.client.lpush(cluster.settings.keys.message_list(QUEUE, 6), text)
+    wait_until(lambda: cluster.app.records.get(job_id).state.terminal, timeout=30, what="its end")
+    record = cluster.app.records.get(job_id)
+    assert (record.state, record.reason) == (JobState.REJECTED, FailureReason.USER_ERROR)
+    assert "later: unknown field; " in record.message
+    assert not ran.exists()
 
 
 GARBAGE: dict[str, dict[str, Any]] = {

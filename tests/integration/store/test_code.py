@@ -58,6 +58,8 @@ def test_one_file(get: Get, data: Path) -> None:
     code = get(f"file://{data}/train.py")
     assert tree(code) == {"train.py": b"print(1)"}
     assert script_argv(code, Path("/py")) == ("/py", str(code.root / "train.py"))
+    given = script_argv(code, Path("/py"), ("--lr", "$X"), Path("/job/code"))
+    assert given == ("/py", "/job/code/train.py", "--lr", "$X")
 
 
 def test_a_folder_is_copied(get: Get, data: Path) -> None:

@@ -153,7 +153,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
     assert len(message.splitlines()) == 5
     assert "epochs: must be greater than or equal to 1 (got 0); right: a whole number" in message
     assert "memory_mb: must be greater than or equal to 16 (got -5)" in message
-    assert "epcohs: unknown field; did you mean epochs? allowed: batch_size, " in message
+    assert "epcohs: unknown field; did you mean epochs? allowed: args, batch_size, " in message
 
 
 def test_values_that_may_be_secret_are_not_repeated() -> None:
@@ -172,6 +172,8 @@ def test_values_that_may_be_secret_are_not_repeated() -> None:
         ({**COMMAND, **model()}, "model_definition and command are given; exactly one"),
         ({"script": "a.py"}, "code_uri: is missing"),
         ({**COMMAND, "code_uri": "file:/x"}, "script: is missing"),
+        ({**COMMAND, "args": ["x"]}, "args: are those of a script, and there is none; a command"),
+        ({**model(), "args": ["x"]}, "args: are those of a script, and there is none"),
         ({**COMMAND, "gpus": 1}, "gpus: is for GPUs, and required_device is any"),
         ({**COMMAND, "gpus": 1, "required_device": "cpu"}, "and required_device is cpu"),
         ({**COMMAND, "gpu_memory_mb": 1}, "gpu_memory_mb: is for GPUs"),
@@ -188,7 +190,18 @@ def test_fields_that_contradict_each_other(config: dict[str, Any], says: str) ->
 
 
 def test_a_script_with_its_code_is_valid() -> None:
-    assert JobConfig.parse({"script": "a.py", "code_uri": "file:/x"}).script == "a.py"
+    script = {"script": "a.py", "code_uri": "file:/x"}
+    plain = JobConfig.parse(script)
+    assert (plain.script, plain.args) == ("a.py", ())
+    job = JobConfig.parse({**script, "args": ["--lr", "0.1", "", "ä b", "$X"]})
+    assert job.to_wire()["args"] == ["--lr", "0.1", "", "ä b", "$X"]
+    assert JobConfig.parse(job.canonical()) == job
+    assert JobConfig.parse({**script, "args": []}).canonical() == plain.canonical()  # as before
+    for wrong in ("--lr 0.1", ["--lr", 0.1], ["\0"], ["x"] * 4097, None):
+        assert "args" in refusal({**script, "args": wrong})
+    assert "args[1]: is no text (got 0.1); right: a list of texts" in refusal(
+        {**script, "args": ["--lr", 0.1]}
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,15 @@ def test_no_field_can_be_changed_after_signing(change: dict[str, Any]) -> None:
     assert "changed after it was signed" in refusal(edited)
 
 
+def test_arguments_of_a_script_are_signed() -> None:
+    script = {"command": None, "script": "a.py", "code_uri": "file:/x"}
+    job = made(**script, args=["--lr", "0.1"])
+    assert verify(job, KEYS, NOW)
+    for args in ([], ["--lr"], ["0.1", "--lr"], ["--lr", "0.1", ""]):
+        edited = JobConfig.parse({**job.to_wire(), "args": args})
+        assert "changed after it was signed" in refusal(edited)
+
+
 def test_no_field_can_be_taken_away_or_changed_to_its_default() -> None:
     wire = made(epochs=3).to_wire()
     for name in set(wire) - {"signature", "command", "job_id"}:

@@ -140,6 +140,21 @@ def test_set_changes_fields_and_what_is_inside_them(tmp_path: Path) -> None:
     assert JobConfig.parse(job).epochs == 5
 
 
+def test_null_takes_a_field_away_that_may_be_left_out() -> None:
+    job = {"command": ["x"], "image": "a:1", "seed": 3, "labels": {"a": "b"}}
+    changes = ["image=null", "seed=null", "expires=null", "user_id=null", "labels.a=null"]
+    changed = apply(job, changes)
+    assert (changed["image"], changed["seed"], changed["expires"]) == (None, None, None)
+    assert (changed["user_id"], changed["labels"]) == ("null", {"a": "null"})  # they are text
+    assert JobConfig.parse(changed).image is None
+
+
+def test_arguments_of_a_script_are_set() -> None:
+    script: dict[str, Any] = {"script": "a.py", "code_uri": "file:/x"}
+    job = apply(script, ['args=["--lr", "0.1"]', "args.1='0.2'"])
+    assert JobConfig.parse(job).args == ("--lr", "0.2")
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
