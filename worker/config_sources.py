@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from tasks.errors import ConfigError
 from tasks.job_faults import shown
+from worker.section import Section
 from worker.yaml_lines import MOST_BYTES, Place, YamlFault, parse
 
 _UNION_BRANCHES: Final = frozenset({"constrained-int", "int", "str", "function-after[_absolute()"})
@@ -151,6 +152,8 @@ def _secret(place: Place) -> bool:
 
 def _unknown(place: Place, model: type[BaseModel]) -> str:
     section = _model_at(model, place[:-1])
+    if section is not None and issubclass(section, Section) and str(place[-1]) in section.gone:
+        return f"is no key any more; {section.gone[str(place[-1])]}"
     allowed = sorted(section.model_fields) if section is not None else []
     near = difflib.get_close_matches(str(place[-1]), allowed, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tasks.choices import Device as Kind
-from worker.devices.strategy import Strategy
 from worker.section import Amount, Section
 
 
@@ -45,16 +46,18 @@ class DeviceSection(Section):
 
 
 class GpuSection(Section):
+    gone: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "strategy": "it decided nothing, since each slot has devices of its own: leave it out; "
+            "slots.gpu says which devices a slot has"
+        }
+    )
+
     allocation: GpuAllocation = Field(
         GpuAllocation.EXCLUSIVE, strict=False, description="exclusive or shared"
     )
     memory_limit_mb: Amount = Field(
         0, description="MiB of each GPU that jobs may have, a whole number; 0: all of it"
-    )
-    strategy: Strategy = Field(
-        Strategy.LEAST_UTILIZED,
-        strict=False,
-        description="least_utilized, most_memory, round_robin, affinity or first_available",
     )
     min_available_memory_mb: Amount = Field(
         0, description="MiB: a GPU with less to be had is given to nobody"

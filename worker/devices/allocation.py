@@ -68,6 +68,7 @@ class Rules:
     """The node's own rules; see the section ``gpu`` of its configuration."""
 
     strategy: Strategy = Strategy.LEAST_UTILIZED
+    """For requests that leave the choice; that of a slot names its devices."""
     min_available_mb: int = 0
     """A device with less memory to be had is given to nobody."""
     max_jobs: int = 1

@@ -41,7 +41,6 @@ def events() -> Events:
 def rules(config: NodeConfig) -> Rules:
     """How they are given."""
     return Rules(
-        strategy=config.gpu.strategy,
         min_available_mb=config.gpu.min_available_memory_mb,
         max_jobs=config.gpu.jobs_per_device,
     )

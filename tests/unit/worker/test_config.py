@@ -130,7 +130,6 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
         "gpu": {
             "allocation": "shared",
             "memory_limit_mb": 9,
-            "strategy": "round_robin",
             "min_available_memory_mb": 10,
             "max_jobs_per_device": 4,
             "devices": [
@@ -215,6 +214,13 @@ def test_a_missing_file_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> 
             (
                 "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: "
                 "auth_file, cleanup, "
+            ),
+        ),
+        (
+            "gpu:\n  strategy: affinity\n",
+            (
+                "FILE:2: gpu.strategy: is no key any more; it decided nothing, since each slot has "
+                "devices of its own: leave it out; slots.gpu says which devices a slot has"
             ),
         ),
         ("gpu: {}\n\ndokcer: {}", "FILE:3: dokcer: unknown key; did you mean docker? allowed: d"),
@@ -317,6 +323,7 @@ def test_a_wrong_variable_is_named(write: Any) -> None:
     for name, text, says in [
         ("EXECUTION__MODE", "x", "CYXWIZ_EXECUTION__MODE: execution.mode: must be"),
         ("DOCKER__PUL_POLICY", "x", "CYXWIZ_DOCKER__PUL_POLICY: docker.pul_policy: unknown key"),
+        ("GPU__STRATEGY", "x", "CYXWIZ_GPU__STRATEGY: gpu.strategy: is no key any more; it dec"),
         ("FOO__BAR", "x", "CYXWIZ_FOO__BAR: foo: unknown key"),
         ("SLOTS__CPU", "[", "CYXWIZ_SLOTS__CPU: not YAML"),
         ("SLOTS__CPU", "", "CYXWIZ_SLOTS__CPU: slots.cpu: "),
