@@ -31,3 +31,10 @@ def jobs(socket: Path, tmp_path: Path) -> Iterator[Jobs]:
     """Starts jobs; afterwards nothing of them may be left."""
     with clean_jobs(tmp_path, "docker") as made:
         yield made
+
+
+@pytest.fixture(params=["docker", "gvisor", pytest.param("podman", marks=pytest.mark.podman)])
+def jobs_of_each_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
+    """Starts jobs; afterwards nothing of them may be left. ``gvisor``: in Docker."""
+    with clean_jobs(tmp_path, request.param) as made:
+        yield made

@@ -20,6 +20,17 @@ from worker.runtimes.engine.settings import STATE
 
 LIMITS = Limits(memory_mb=128, cpu_cores=1, shm_size_mb=16, pids=64, nofile=1024, output_mb=16)
 
+REFUSED = """
+def refused(what, do):
+    try:
+        do()
+    except (OSError, ValueError) as error:
+        print('refused', what, type(error).__name__, flush=True)
+    else:
+        print('DONE', what, flush=True)
+"""
+"""Has a program say what it was refused, and what not."""
+
 
 class Jobs:
     """Plans, starts and clears up."""
@@ -115,3 +126,7 @@ def clean_jobs(root: Path, name: str) -> Iterator[Jobs]:
     made.close()
     # who was asked to start a container that did not start lets go of it when it ends
     wait_until(lambda: not made.left(), timeout=15, what=lambda: f"nothing left: {made.left()}")
+
+
+def up(heard: Heard) -> bool:
+    return b"up\n" in heard.out

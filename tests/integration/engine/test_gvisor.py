@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.engine.jobs import LIMITS, Jobs, clean_jobs
+from tests.integration.engine.jobs import LIMITS, Jobs, clean_jobs, up
 from tests.support import engine
 from tests.support.runtimes import hear, soon
 from tests.support.waiting import wait_until
@@ -36,10 +36,6 @@ WAITS = "import signal; print('up', flush=True); signal.pause()"
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
     with clean_jobs(tmp_path, "gvisor") as made:
         yield made
-
-
-def up(heard: Any) -> bool:
-    return b"up\n" in heard.out
 
 
 def attested(jobs: Jobs, tmp_path: Path) -> EngineReport:

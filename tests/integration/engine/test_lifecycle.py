@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.integration.engine.jobs import Jobs
+from tests.integration.engine.jobs import Jobs, up
 from tests.support import dockerd, engine
 from tests.support.guard import REPO
 from tests.support.runtimes import ABANDON_AFTER, hear, soon
@@ -42,10 +42,6 @@ COUNTS = (
     "print(i + 1, flush=True)\n"
     "open('/job/output/last', 'w').write(str(i + 1))"
 )
-
-
-def up(heard) -> bool:  # type: ignore[no-untyped-def]  # a predicate of hear's
-    return b"up\n" in heard.out
 
 
 def test_a_killed_keeper_takes_its_container_with_it(jobs: Jobs, raw: docker.APIClient) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.integration.engine.jobs import LIMITS, Jobs
+from tests.integration.engine.jobs import LIMITS, Jobs, up
 from tests.support import engine
 from tests.support.runtimes import hear, soon
 from worker.keeper import containers
@@ -44,10 +44,6 @@ WANTED = {
     "OomScoreAdj": 500,
     "Tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=64m,mode=1777"},
 }
-
-
-def up(heard: Any) -> bool:
-    return b"up\n" in heard.out
 
 
 def test_docker_inspect_shows_every_item(jobs: Jobs, raw: docker.APIClient) -> None:
