@@ -14,7 +14,7 @@ from worker.cli import completing
 from worker.cli.exits import InTheWay, WrongState, guarded
 from worker.cli.hub import hub_options, json_option, reached
 from worker.cli.proof import prove, trust_option
-from worker.cli.text import safe, say, say_json
+from worker.cli.text import note, safe, say, say_json
 
 if TYPE_CHECKING:
     from tasks.outputs import Artifact
@@ -51,13 +51,14 @@ def get(
 
     To DIR, by default a directory with the job's id as its name. Each file is compared with the
     size and SHA-256 that its node noted. One that is there already is not fetched again. With
-    --trust these must be signed by a trusted node.
+    --trust these must be signed by a trusted node. What the node did not keep (links, files beyond
+    the cap…) is said on stderr, and in JSON as refused.
 
     Ends with 10 if the job has not succeeded, or left no files; with 6, before anything is
     fetched, if a file is there with other content; with 11 if a file cannot be fetched.
     """
     from tasks.outputs import of_record
-    from worker.cli.job import read_record
+    from worker.cli.job import left_out, read_record
 
     told = _options(options)
     target = Path(job_id) if directory is None else directory
@@ -65,8 +66,12 @@ def get(
     if trust_path is not None:
         prove(record, trust_path)
     listed = of_record(record)
+    refused = left_out(record)
+    if refused:
+        note(f"not kept by the job's node: {safe(', '.join(refused))}")
     if not listed:
-        raise WrongState(f"job {job_id} succeeded and left no files in CYXWIZ_OUTPUT")
+        kept = "no file in CYXWIZ_OUTPUT that is kept" if refused else "no files in CYXWIZ_OUTPUT"
+        raise WrongState(f"job {job_id} succeeded and left {kept}")
     there = {one.name for one in listed if _is_there(one, target)}
     if not force:
         _refuse_to_replace((one for one in listed if one.name not in there), target)
@@ -86,7 +91,8 @@ def get(
             }
             for one in listed
         ]
-        say_json({"job_id": job_id, "directory": str(target.absolute()), "files": files})
+        where = {"job_id": job_id, "directory": str(target.absolute())}
+        say_json({**where, "files": files, "refused": refused})
 
 
 def _options(given: Iterable[str]) -> dict[str, Any]:

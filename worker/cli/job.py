@@ -141,9 +141,16 @@ def _result(record: JobRecord) -> list[tuple[str, str]]:
         ("model", str(result.get("model_path") or "")),
         ("sha256", str(result.get("sha256") or "")),
         ("artefacts", ", ".join(files)),
+        ("left out", ", ".join(left_out(record))),
         ("mode", str(result.get("mode") or "")),
         ("because", str(result.get("why") or "")),
     ]
+
+
+def left_out(record: JobRecord) -> list[str]:
+    """What the job left beside its artefacts that its node did not keep, and why, each."""
+    found = record.result.get("refused")
+    return [str(one) for one in found] if isinstance(found, list) else []
 
 
 def _is_number(value: object) -> bool:

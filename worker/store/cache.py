@@ -52,6 +52,15 @@ class Entry:
         """Safe to call twice."""
         self.held.close()
 
+    @contextmanager
+    def unless_kept(self) -> Iterator[None]:
+        """Let go of it if what is done inside raises: then nobody gets it."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
@@ -160,8 +169,9 @@ class Cache:
         """What the source ``key`` has."""
         path = self._known / f"{key}.json"
         partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        partial.write_text(json.dumps(asdict(known)))
-        partial.replace(path)
+        with self._locked():  # else whoever sweeps takes it for what the dead left
+            partial.write_text(json.dumps(asdict(known)))
+            partial.replace(path)
 
     def alone(self, key: str, check: Callable[[], None]) -> Held:
         """Be the only one who fetches the source ``key``; waits for whoever is."""

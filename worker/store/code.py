@@ -151,7 +151,8 @@ class CodeStore:
                     raise CodeRefused(f"code_uri {source.shown!r}: {error}") from None
                 entry = partial.publish(tree)
         known = Known(sha256=entry.sha256, token="", folder=True, asked=0.0)
-        self._cache.remember(key, known)
+        with entry.unless_kept():
+            self._cache.remember(key, known)
         return entry
 
     def _begin(self) -> Partial:

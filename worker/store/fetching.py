@@ -131,7 +131,8 @@ class _Transfer:
             done = send(request, self._answer, waiting)
             if self._there is not None:
                 self._remember(key, self._there.sha256)
-                return Fetched(entry=self._there, folder=self._folder)
+                there, self._there = self._there, None
+                return Fetched(entry=there, folder=self._folder)
             assert self._partial is not None  # noqa: S101 - it was told where to write
             entry = self._partial.publish(tree_from(done))
         except (DataUnavailable, DataRefused) as error:
@@ -139,9 +140,12 @@ class _Transfer:
         finally:
             if self._partial is not None:
                 self._partial.close()
-        self._remember(key, entry.sha256)
-        if self._total is not None:
-            self._moved(source.shown, Moved(done=self._total, total=self._total))
+            if self._there is not None:
+                self._there.close()
+        with entry.unless_kept():
+            self._remember(key, entry.sha256)
+            if self._total is not None:
+                self._moved(source.shown, Moved(done=self._total, total=self._total))
         return Fetched(entry=entry, folder=self._folder)
 
     def _answer(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -62,6 +62,7 @@ def test_every_file_comes_and_is_what_the_node_kept(cli: Cli, job_id: str, tmp_p
     assert done.code == 0, done
     assert content(target) == FILES
     said = done.json
+    assert (said["refused"], done.err) == ([], "")
     assert (said["job_id"], said["directory"]) == (job_id, str(target))
     assert {one["name"]: (one["size"], one["sha256"], one["fetched"]) for one in said["files"]} == {
         name: (len(data), hashlib.sha256(data).hexdigest(), True) for name, data in FILES.items()
@@ -188,6 +189,26 @@ def test_a_job_that_failed_or_left_nothing_has_none(cli: Cli, tmp_path: Path) ->
     assert done.code == 10
     assert "left no files" in done.err
     assert content(tmp_path) == {}
+
+
+def test_what_was_not_kept_is_said(cli: Cli, tmp_path: Path) -> None:
+    links = "import os\nos.symlink('model.bin', os.environ['CYXWIZ_OUTPUT'] + '/latest.bin')\n"
+    why = "latest.bin: a link or special file"
+    job_id = submitted(cli, python(LEAVES + links))
+    assert cli("follow", job_id).code == 0
+    assert cli("job", job_id, "--json").json["result"]["refused"] == [why]
+    assert f"left out   {why}" in cli("job", job_id).out
+    done = cli("get", job_id, str(tmp_path / "a"))
+    assert done.code == 0
+    assert f"not kept by the job's node: {why}" in done.err
+    assert content(tmp_path / "a") == FILES
+    assert cli("get", job_id, str(tmp_path / "b"), "--json").json["refused"] == [why]
+    alone = submitted(cli, python(links))
+    assert cli("follow", alone).code == 0
+    done = cli("get", alone, str(tmp_path / "c"))
+    assert done.code == 10
+    assert "left no file in CYXWIZ_OUTPUT that is kept" in done.err
+    assert why in done.err
 
 
 def test_an_unknown_job_and_a_wrong_option_are_said(cli: Cli, job_id: str) -> None:

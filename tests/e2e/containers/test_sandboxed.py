@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 DIGITS: dict[str, Any] = {
     "dataset_uri": "builtin:digits",
     "model_definition": {
@@ -84,6 +86,27 @@ def test_an_untrusted_training_is_confined_and_computes_what_a_native_one_does(
     assert (admitted.mode, admitted.sandbox_level, admitted.warning) == ("docker", 2, "")
     assert isinstance(started, events.Started)
     assert (started.mode, started.image) == ("docker", confined["image"])
+
+
+def test_a_script_for_a_shell_gets_its_arguments_and_leaves_its_files_as_natively(
+    contained: Contained, cluster: Cluster
+) -> None:
+    args = ["--lr", "0.1", "$HOME", "a b", ""]
+    for one, mode in ((contained.cluster, "docker"), (cluster, "native")):
+        code = one.node.directory / "data" / "code"
+        code.mkdir()
+        shutil.copy(EXAMPLES / "scripts" / "plain" / "run.sh", code)
+        (code / "main.py").write_text(
+            "import json, pathlib, sys\nimport beside\n"
+            "print(json.dumps(sys.argv[1:]))\npathlib.Path('model.pt').write_text(beside.NAME)\n"
+        )
+        (code / "beside.py").write_text("NAME = 'a model'\n")
+        job = one.submit({"script": "run.sh", "code_uri": f"file://{code}", "args": args})
+        result = job.get(timeout=120)
+        assert result["mode"] == mode
+        assert one.logged(job) == [json.dumps(args)]
+        assert [file["name"] for file in result["artifacts"]] == ["model.pt"]
+        assert (Path(result["artifacts_dir"]) / "model.pt").read_text() == "a model"
 
 
 def test_it_is_nobody_reaches_nothing_and_writes_its_output_alone(contained: Contained) -> None:

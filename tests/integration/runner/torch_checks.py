@@ -30,6 +30,7 @@ from worker.runner.model import head, layers
 from worker.runner.options import OPTIMIZERS, parse
 from worker.runner.trainers.base import Plan, State
 from worker.runner.trainers.pytorch import TorchTrainer
+from worker.runner.trainers.torch_parts import computes_bfloat16
 
 Check = Callable[[Path], None]
 Layers = list[dict[str, Any]]
@@ -269,6 +270,42 @@ def mixed_precision_needs_a_gpu_and_says_so(directory: Path) -> None:
     assert trainer.weights()["layers.0.weight"].dtype == np.float32
 
 
+def half_precision_is_of_a_kind_that_the_gpu_itself_has(directory: Path) -> None:
+    """GPUs before 2020 only emulate bfloat16; older versions of PyTorch do not count that."""
+    import torch
+
+    asked = torch.cuda.is_bf16_supported
+    answers: list[tuple[Callable[..., bool], bool]] = [
+        (lambda including_emulation=True: including_emulation, False),
+        (lambda including_emulation=True: True, True),
+        (lambda: True, True),
+        (lambda: False, False),
+    ]
+    try:
+        for answer, right in answers:
+            torch.cuda.is_bf16_supported = answer  # type: ignore[assignment]
+            assert computes_bfloat16() is right
+    finally:
+        torch.cuda.is_bf16_supported = asked
+
+
+def a_gpu_goes_on_from_what_was_not_scaled(directory: Path) -> None:
+    """From a checkpoint of a CPU, or of a GPU that has bfloat16: there is no scale in it."""
+    import torch
+
+    trainer = made([{"type": "Dense", "units": 3}])
+    train(trainer, 0, 1)
+    state = trainer.state()
+    assert state.values["scaler"] == {}
+    other = made([{"type": "Dense", "units": 3}])
+    other._scaler = torch.amp.GradScaler("cpu", enabled=True)
+    other.restore(state)
+    assert same_weights(other, trainer)
+    scaled = other.state()
+    assert scaled.values["scaler"]["scale"] > 1
+    trainer.restore(scaled)  # and the other way round
+
+
 def a_gpu_that_is_not_there_is_missed(directory: Path) -> None:
     import torch
 
@@ -415,7 +452,9 @@ CHECKS: dict[str, Check] = {
             one_sample_in_each_batch_cannot_train_batch_norm,
             gradients_are_clipped,
             mixed_precision_needs_a_gpu_and_says_so,
+            a_gpu_goes_on_from_what_was_not_scaled,
             a_gpu_that_is_not_there_is_missed,
+            half_precision_is_of_a_kind_that_the_gpu_itself_has,
             memory_that_is_not_enough_is_known_as_such,
             weights_of_another_model_are_refused,
             images_become_arrays,

@@ -12,7 +12,8 @@ import pytest
 
 from tests.integration.store.conftest import entries, leftovers
 from worker.store import cache as cache_module
-from worker.store.cache import Cache, Entry
+from worker.store import locks
+from worker.store.cache import Cache, Entry, Known
 from worker.store.refusals import NoRoom
 from worker.store.trees import TooMuch, Unsafe, Writer, of_one
 
@@ -179,3 +180,34 @@ def test_a_link_to_a_folder_is_that_folder(tmp_path: Path) -> None:
         "alias/again", "alias/file", "real/deep/again", "real/deep/file",
     ]  # fmt: skip
     assert (tmp_path / "t" / "alias" / "again").read_bytes() == b"x"
+
+
+def test_what_is_remembered_is_not_swept_while_it_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(root, cap=100 * KIB, keep_free=0)
+    entry = put(cache, "first")
+    known = Known(sha256=entry.sha256, token="t", folder=False, asked=1.0)
+    alone: list[bool] = []
+    replace = Path.replace
+
+    def replaced(path: Path, target: Path) -> Path:
+        held = locks.attempt(root / "lock")  # who sweeps holds it
+        alone.append(held is None)
+        if held is not None:
+            held.close()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replaced)
+    cache.remember("key", known)
+    assert alone == [True]
+    assert cache.known("key") == known
+
+
+def test_an_entry_that_nobody_got_is_nobodys(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(root, cap=100 * KIB, keep_free=0)
+    entry = put(cache, "first")
+    with pytest.raises(OSError, match="full"), entry.unless_kept():
+        raise OSError("the disk is full")
+    put(cache, "second", size=90 * KIB).close()
+    assert names(cache, root) == {"second"}, "the first made way"

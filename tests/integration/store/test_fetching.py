@@ -11,6 +11,8 @@ import pytest
 
 from tests.integration.store.conftest import entries, leftovers
 from tests.integration.store.serving import Page, Server
+from worker.store import locks
+from worker.store.cache import Cache
 from worker.store.fetching import Fetcher, Moved
 from worker.store.refusals import DataRefused, DataUnavailable, Interrupted, NoRoom
 from worker.store.sources import Source, parse
@@ -85,6 +87,29 @@ def test_another_content_than_the_pin_says(server: Server, fetcher: Callable[...
     assert sha256(b"changed") in str(caught.value)
     assert wanted in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("etag", ["", '"1"'])
+def test_what_cannot_be_remembered_is_nobodys(
+    server: Server,
+    fetcher: Callable[..., Fetcher],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    etag: str,
+) -> None:
+    server.pages["/a"] = Page(b"a", etag=etag)
+    fetcher().fetch(source(server, "a")).entry.close()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Cache, "remember", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetcher().fetch(source(server, "a"))
+    cache = tmp_path / "cache"
+    [entry] = entries(cache)
+    for user in (cache / "entries" / entry / "users").iterdir():
+        assert locks.attempt(user, create=False) is not None, "it can make way"
 
 
 def test_a_size_that_nobody_announced(

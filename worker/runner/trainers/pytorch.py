@@ -11,6 +11,7 @@ from worker.runner.protocol import log
 from worker.runner.trainers.base import Plan, State
 from worker.runner.trainers.torch_layers import Piece, build
 from worker.runner.trainers.torch_parts import (
+    computes_bfloat16,
     device_for,
     make_loss,
     make_optimizer,
@@ -138,7 +139,8 @@ class TorchTrainer:
         restore_optimizer(
             self._optimizer, {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
         )
-        self._scaler.load_state_dict(state.values["scaler"])
+        if state.values["scaler"]:  # none is kept where nothing was scaled
+            self._scaler.load_state_dict(state.values["scaler"])
         self._sum.fill_(state.values["sum"])
         self._right.fill_(state.values["right"])
         self._count = state.values["count"]
@@ -158,7 +160,7 @@ class TorchTrainer:
         if self._device.type != "cuda":
             log("mixed_precision is for GPUs; without one all is computed in full precision")
             return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if computes_bfloat16() else torch.float16
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._half is None:

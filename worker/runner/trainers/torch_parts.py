@@ -41,6 +41,14 @@ def device_for(wanted: str) -> Any:
     )
 
 
+def computes_bfloat16() -> bool:
+    """Whether the GPU itself computes in bfloat16; where it does not, float16 is much faster."""
+    try:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    except TypeError:  # an older PyTorch, which never counts what is only emulated
+        return bool(torch.cuda.is_bf16_supported())
+
+
 def _keep_to_share() -> None:
     """Of a GPU that the job shares: PyTorch refuses to take more of it than its part."""
     share = int(os.environ.get("CYXWIZ_GPU_MEMORY_MB") or 0) << 20
