@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 
@@ -18,12 +18,8 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
     """A node with two slots."""
     with RedisServer() as server:
         node = LiveNode(directory=tmp_path_factory.mktemp("node"), redis_url=server.url, slots=2)
-        try:
-            cluster = Cluster.of(node.start())
+        with started(node) as cluster:
             yield cluster
-            cluster.close()
-        finally:
-            node.close()
 
 
 @pytest.fixture

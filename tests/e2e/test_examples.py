@@ -20,7 +20,7 @@ from tasks.outputs import artifacts
 from tasks.state import FailureReason, JobState
 from tests.integration.runner.runs import torch_python
 from tests.support.cli import Cli
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from worker.runner.data.split import held_out
@@ -84,13 +84,9 @@ def torch_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
             redis_url=server.url,
             extra={"native": native},
         )
-        try:
-            cluster = Cluster.of(node.start())
+        with started(node) as cluster:
             yield cluster
             cluster.wait_clean()
-            cluster.close()
-        finally:
-            node.close()
 
 
 def test_example_cnn(torch_cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from tasks.exec_request import MOST_OUTPUT, ExecRequest
 from tasks.executing import Output, execute
 from tasks.state import JobState
 from tests.support.cli import Cli
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.commanding import SECRET, Operators
 from tests.support.live_node import LiveNode
 from tests.support.nodes import gone
@@ -47,12 +47,8 @@ def cluster(operators: Operators, tmp_path_factory: pytest.TempPathFactory) -> I
             slots=2,
             extra=operators.sections,
         )
-        try:
-            made = Cluster.of(node.start())
+        with started(node) as made:
             yield made
-            made.close()
-        finally:
-            node.close()
 
 
 @pytest.fixture

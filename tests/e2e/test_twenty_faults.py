@@ -18,7 +18,7 @@ import pytest
 from tasks.control import cancel
 from tasks.state import JobState
 from tests.e2e.test_faults import Watched
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from tests.support.twenty import not_there, reset_connections
@@ -71,12 +71,8 @@ def steady(
     node = LiveNode(
         directory=directory, redis_url=module_server.url, lease_ttl=60.0, lease_grace=30.0
     )
-    try:
-        made = Cluster.of(node.start())
+    with started(node) as made:
         yield made
-        made.close()
-    finally:
-        node.close()
 
 
 def test_1_all_connections_are_reset(steady: Cluster, tmp_path: Path) -> None:

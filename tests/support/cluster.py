@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,3 +119,14 @@ class Cluster:
             timeout=timeout,
             what=f"nothing left behind, but there is {self.node.leftovers()}",
         )
+
+
+@contextmanager
+def started(node: LiveNode) -> Iterator[Cluster]:
+    """The node serves; afterwards nothing of it is left."""
+    try:
+        cluster = Cluster.of(node.start())
+        yield cluster
+        cluster.close()
+    finally:
+        node.close()

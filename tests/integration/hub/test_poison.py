@@ -17,7 +17,7 @@ from tasks.needs import needs_of
 from tasks.publishing import TRAIN, kombu_message
 from tasks.routing import direct_queue, route
 from tasks.state import FailureReason, JobState
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -33,12 +33,10 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with RedisServer() as server:
         node = LiveNode(directory=tmp_path_factory.mktemp("node"), redis_url=server.url)
-        cluster = Cluster.of(node.start())
-        client = server.client()
-        yield cluster, client
-        cluster.close()
-        client.close()
-        node.close()
+        with started(node) as cluster:
+            client = server.client()
+            yield cluster, client
+            client.close()
 
 
 @pytest.fixture
@@ -202,17 +200,18 @@ GARBAGE: dict[str, dict[str, Any]] = {
 def garbage(cluster: Cluster, client: redis.Redis, kind: str) -> str:
     """A recorded job of which somebody has made something else; its message is not sent yet."""
     keys, job_id = cluster.settings.keys, f"garbage-{kind.replace(' ', '-')}"
-    cluster.app.records.submit(
-        job_id=job_id,
-        spec=JobConfig.parse({**JOB, "job_id": job_id}).canonical(),
-        queue=direct_queue(cluster.node.name),
-        priority_step=6,
-        user_id="",
-        max_attempts=3,
-        expires_ms=0,
-        message=json.dumps(message(job_id)),
-        needs=needs_of(QUEUE),
-    )
+    for text in ("", json.dumps(message(job_id))):  # that of a job which stands is kept, not sent
+        cluster.app.records.submit(
+            job_id=job_id,
+            spec=JobConfig.parse({**JOB, "job_id": job_id}).canonical(),
+            queue=direct_queue(cluster.node.name),
+            priority_step=6,
+            user_id="",
+            max_attempts=3,
+            expires_ms=0,
+            message=text,
+            needs=needs_of(QUEUE),
+        )
     if kind == "a list":
         client.delete(keys.job(job_id))
         client.rpush(keys.job(job_id), "x")

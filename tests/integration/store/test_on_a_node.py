@@ -18,7 +18,7 @@ from tasks.events import Fetching, Retrying
 from tasks.outputs import NoArtifacts
 from tasks.state import FailureReason, JobState
 from tests.integration.store.serving import Page, Server
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
@@ -59,12 +59,8 @@ def cluster(place: Path) -> Iterator[Cluster]:
         node = LiveNode(
             directory=place / "node", redis_url=redis.url, slots=2, extra={"storage": storage}
         )
-        try:
-            found = Cluster.of(node.start())
+        with started(node) as found:
             yield found
-            found.close()
-        finally:
-            node.close()
 
 
 @pytest.fixture(autouse=True)
