@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -129,6 +130,13 @@ class SlotsSection(Section):
 
 
 class StorageSection(Section):
+    gone: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "job_mb": "it decided nothing: leave it out; storage.output_mb is the most that the "
+            "output and the checkpoints of a job may take together"
+        }
+    )
+
     roots: tuple[AbsolutePath, ...] = Field(
         (),
         strict=False,
@@ -188,10 +196,9 @@ class StorageSection(Section):
         10_000, description="how many files the code of a job may have, at least 1"
     )
     output_mb: Amount = Field(
-        10_240, description="MiB that the output of a job may take; 0: as much as there is"
-    )
-    job_mb: Amount = Field(
-        51_200, description="MiB that checkpoints and scratch may take; 0: as much as there is"
+        10_240,
+        description="MiB that the output and the checkpoints of a job may take together; 0: as "
+        "much as there is",
     )
 
     @field_validator("schemes")

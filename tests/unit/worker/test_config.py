@@ -160,7 +160,6 @@ def test_every_key_of_the_file_is_read(write: Any) -> None:
             "code_mb": 5,
             "code_files": 6,
             "output_mb": 2,
-            "job_mb": 3,
         },
         "trust": {
             "keys": ["/k.pub"],
@@ -215,6 +214,10 @@ def test_a_missing_file_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> 
                 "FILE:3: docker.pul_policy: unknown key; did you mean pull_policy? allowed: "
                 "auth_file, cleanup, "
             ),
+        ),
+        (
+            "storage: {job_mb: 3}",
+            "FILE:1: storage.job_mb: is no key any more; it decided",
         ),
         (
             "gpu:\n  strategy: affinity\n",
