@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from worker.store.beneath import NotBeneath, Opened, open_beneath
-from worker.store.cache import Cache, Entry, Known, Partial
-from worker.store.fetching import Fetcher, tree_from
+from worker.store.cache import Cache, Entry, Partial
+from worker.store.fetching import Fetcher
 from worker.store.policy import Policy
 from worker.store.refusals import CodeRefused, DataRefused
-from worker.store.send import TooLarge, Waiting, send
+from worker.store.send import TooLarge, Waiting
 from worker.store.sources import Source
 from worker.store.trees import TooMuch, Tree, Unsafe, Writer, checked_name, of_one
+from worker.store.unpacking import ARCHIVES, Unpacker, kind_of
 from worker.store.walk import Walk
 
-_KINDS: Final = {
-    ".zip": "zip", ".tar": "tar", ".tgz": "tar", ".tar.gz": "tar", ".tbz2": "tar",
-    ".tar.bz2": "tar", ".txz": "tar", ".tar.xz": "tar", ".bundle": "bundle",
-}  # fmt: skip
+_KINDS: Final = {**ARCHIVES, ".bundle": "bundle"}
 _SKIP: Final = frozenset({".git", "__pycache__"})
-_UNPACKER: Final = "1"
-"""Another one where the same archive would be unpacked otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +53,7 @@ class CodeStore:
         self._policy = policy
         self._fetcher = fetcher
         self._waiting = waiting
+        self._unpacker = Unpacker(cache, waiting)
 
     def get(self, source: Source, script: str) -> Code:
         """The code, with ``script`` in it. Close its entry when it is no longer needed.
@@ -122,38 +118,17 @@ class CodeStore:
         )
 
     def _unpacked(self, source: Source, packed: Entry, kind: str) -> Entry:
-        key = hashlib.sha256(f"unpacked {_UNPACKER}\n{packed.sha256}".encode()).hexdigest()
-        with self._cache.alone(key, self._waiting.check):
-            known = self._cache.known(key)
-            there = None if known is None else self._cache.use(known.sha256, self._waiting.check)
-            if there is not None:
-                return there
-            with self._begin() as partial:
-                request = {
-                    "errand": "unpack",
-                    "archive": str(next(packed.data.iterdir())),
-                    "kind": kind,
-                    "into": str(partial.data),
-                    "temporary": str(partial.directory),
-                    "room": 0,
-                    "most_bytes": self._policy.code_bytes,
-                    "most_files": self._policy.code_files,
-                }
-
-                def answer(asked: Any) -> dict[str, Any]:
-                    return {"room": partial.grow(int(asked["room"]))}
-
-                try:
-                    tree = tree_from(send(request, answer, self._waiting))
-                except TooLarge as error:
-                    raise self._too_large(f"code_uri {source.shown!r}: {error}") from None
-                except DataRefused as error:
-                    raise CodeRefused(f"code_uri {source.shown!r}: {error}") from None
-                entry = partial.publish(tree)
-        known = Known(sha256=entry.sha256, token="", folder=True, asked=0.0)
-        with entry.unless_kept():
-            self._cache.remember(key, known)
-        return entry
+        try:
+            return self._unpacker.unpacked(
+                packed,
+                kind,
+                most_bytes=self._policy.code_bytes,
+                most_files=self._policy.code_files,
+            )
+        except TooLarge as error:
+            raise self._too_large(f"code_uri {source.shown!r}: {error}") from None
+        except DataRefused as error:
+            raise CodeRefused(f"code_uri {source.shown!r}: {error}") from None
 
     def _begin(self) -> Partial:
         return self._cache.begin(0, self._waiting.check)
@@ -204,8 +179,7 @@ def _kind(data: Path) -> str | None:
     there = list(data.iterdir())
     if len(there) != 1 or not there[0].is_file():
         return None
-    name = there[0].name.lower()
-    return next((kind for end, kind in _KINDS.items() if name.endswith(end)), None)
+    return kind_of(there[0].name, _KINDS)
 
 
 def _checked(source: Source, script: str, entry: Entry) -> Code:

@@ -16,6 +16,7 @@ from worker.store.policy import Policy
 from worker.store.refusals import DataRefused
 from worker.store.sources import Source
 from worker.store.trees import File, manifest_sha256
+from worker.store.unpacking import ARCHIVES, Unpacker, kind_of, one_folder
 from worker.store.walk import Walk
 
 _BLOCK: Final = 1 << 20
@@ -33,9 +34,15 @@ class Data:
 
 
 def data_of(
-    source: Source, policy: Policy, fetcher: Fetcher, check: Callable[[], None] = lambda: None
+    source: Source,
+    policy: Policy,
+    fetcher: Fetcher,
+    check: Callable[[], None] = lambda: None,
+    unpacker: Unpacker | None = None,
 ) -> Data | None:
     """The data that ``source`` names; None where the job brings its own (builtin).
+
+    ``unpacker``: what makes a folder of an archive that was fetched; None: it stays one.
 
     Raises DataRefused, DataUnavailable, NoRoom, and what ``check`` raises.
     """
@@ -44,8 +51,17 @@ def data_of(
     if source.scheme == "file":
         return _in_place(source, policy, check)
     fetched = fetcher.fetch(source)
-    data = fetched.entry.data
-    return Data(path=data if fetched.folder else data / source.name, entry=fetched.entry)
+    entry, data = fetched.entry, fetched.entry.data
+    kind = None if fetched.folder or unpacker is None else kind_of(source.name, ARCHIVES)
+    if kind is None or unpacker is None:
+        return Data(path=data if fetched.folder else data / source.name, entry=entry)
+    try:
+        tree = unpacker.unpacked(entry, kind, most_bytes=policy.cap, most_files=_MOST_ENTRIES)
+    except DataRefused as error:
+        raise DataRefused(f"dataset_uri {source.shown!r}: {error}") from None
+    finally:
+        entry.close()
+    return Data(path=one_folder(tree.data), entry=tree)
 
 
 def _in_place(source: Source, policy: Policy, check: Callable[[], None]) -> Data:

@@ -17,6 +17,7 @@ from worker.store.policy import Policy
 from worker.store.refusals import NoRoom
 from worker.store.send import Waiting
 from worker.store.sources import parse
+from worker.store.unpacking import Unpacker
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,10 @@ class Store:
                 store = CodeStore(self._cache, self._policy, fetcher, waiting)
                 code = store.get(code_from, job.script)
             if data_from:
-                data = data_of(data_from, self._policy, fetcher, check)
+                # the built-in runner reads folders; a program is given what it has named
+                trains = job.model_definition is not None
+                unpacker = Unpacker(self._cache, waiting) if trains else None
+                data = data_of(data_from, self._policy, fetcher, check, unpacker)
         except OSError as error:
             _close(code)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

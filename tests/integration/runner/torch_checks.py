@@ -350,6 +350,10 @@ def images_become_arrays(directory: Path) -> None:
     assert set(raw.x[raw.y == 1].ravel()) == {200}
     small = load_images(directory / "train", size=(2, 3), color="grayscale")
     assert small.x.shape == (6, 2, 3, 1)
+    (directory / "train" / "dark" / "._1.png").write_bytes(b"what macOS adds")
+    (directory / "train" / "__MACOSX").mkdir()
+    (directory / "train" / "__MACOSX" / "1.png").write_bytes(b"the same")
+    assert load_images(directory, size=None, color="rgb").classes == ("dark", "light")
     (directory / "train" / "dark" / "9.png").write_bytes(b"no image")
     with refused(JobFault, "train/dark/9.png: is no image"):
         load_images(directory, size=None, color="rgb")

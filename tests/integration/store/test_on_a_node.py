@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,22 @@ def test_a_script_with_its_data_by_url(cluster: Cluster, server: Server, tmp_pat
     fetched = [one for one in events if isinstance(one, Fetching) and one.source.endswith(".csv")]
     assert fetched[0] == Fetching(source=f"{server.url}/rows.csv", done=0, total=400)
     assert fetched[-1].done == 400
+
+
+def test_a_training_with_its_data_in_an_archive(cluster: Cluster, server: Server) -> None:
+    rows = "".join(f"{n},{n % 2}\n" for n in range(40))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("set/rows.csv", "a,kind\n" + rows)
+    server.pages["/set.zip"] = Page(out.getvalue(), etag='"1"')
+    job = cluster.submit(
+        {
+            "model_definition": {"layers": [{"type": "Dense", "units": 2}]},
+            "hyperparameters": {"target": "kind", "task": "classification"},
+            "dataset_uri": f"{server.url}/set.zip",
+        }
+    )
+    assert job.get(timeout=60)["metrics"]["epochs"] == 1
 
 
 def test_a_running_job_keeps_its_data(cluster: Cluster, server: Server, tmp_path: Path) -> None:

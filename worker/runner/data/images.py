@@ -49,9 +49,9 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     found = [
         (kind.name, path)
         for kind in sorted(folder.iterdir())
-        if kind.is_dir()
+        if kind.is_dir() and not _hidden(kind)
         for path in sorted(kind.rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if not _hidden(path) and path.suffix.lower() in SUFFIXES and path.is_file()
     ]
     if not found:
         raise JobFault(
@@ -59,6 +59,11 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
             "as cat/1.png"
         )
     return found
+
+
+def _hidden(path: Path) -> bool:
+    """What editors and macOS leave beside the images."""
+    return path.name.startswith(".") or path.name == "__MACOSX"
 
 
 def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> Array:
