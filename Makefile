@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv/bin
 # More arguments for pytest: make test ARGS='-k follow -x'
 ARGS ?=
+# A file's tests stay together, with the node that they share; files in their order, the small last.
+SPREAD := --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 # The images to make or push: make images FLAVOURS="cpu cpu-torch" IMAGE_ARGS=--local-base
@@ -28,7 +30,7 @@ demo: env ## Redis, a node and a real training, with a live progress bar
 	@$(VENV)/cyxwiz demo
 
 test: env ## all tests
-	$(VENV)/python -m pytest -n auto $(ARGS)
+	$(VENV)/python -m pytest -n auto $(SPREAD) $(ARGS)
 
 lint: env ## style, types, and who may import whom
 	$(VENV)/ruff check .

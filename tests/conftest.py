@@ -52,6 +52,16 @@ for _name in [name for name in os.environ if name.startswith("CYXWIZ_")]:
 os.environ["CYXWIZ_REDIS_URL"] = _SERVER.url
 
 
+_WAITING = 4
+"""How many processes few CPUs have: tests of whole nodes wait for most of their time."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` stands for."""
+    cpus = os.cpu_count() or 1
+    return max(cpus, min(2 * cpus, _WAITING))
+
+
 SAID = "said"
 """A property of a test: what it has found out, for whoever reads the end of what pytest says."""
 

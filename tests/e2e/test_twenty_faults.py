@@ -173,7 +173,12 @@ def test_13_a_worker_dies_with_a_message_that_it_had_no_time_for(
     worker = steady.node.worker()
     assert worker is not None
     client, keys = steady.app.records.client, steady.settings.keys
+
+    def waits_for_messages() -> bool:
+        return any(one["cmd"] == "brpop" and "b" in one["flags"] for one in client.client_list())
+
     while True:
+        wait_until(waits_for_messages, timeout=30, what="the worker to wait for messages")
         os.kill(worker, signal.SIGSTOP)
         job = steady.shell("true")
         where = keys.message_list(steady.record(job).queue, 6)

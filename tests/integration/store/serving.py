@@ -20,7 +20,7 @@ class Page:
     announced: int | None = None
     """Content-Length, where it is not the truth; -1: none is sent."""
     hold_after: int | None = None
-    """Bytes after which it waits for `go`."""
+    """Bytes after which it waits for `go`; -1: before it answers at all."""
     go: threading.Event = field(default_factory=threading.Event)
     held: threading.Event = field(default_factory=threading.Event)
     """Set while it waits."""
@@ -63,7 +63,8 @@ class Server:
                 page = self._begin()
                 if page is None or page.redirect:
                     return
-                content, hold_after = page.content, page.hold_after
+                content = page.content
+                hold_after = None if page.hold_after == -1 else page.hold_after
                 self.wfile.write(content[:hold_after])
                 if hold_after is not None:
                     self.wfile.flush()
@@ -75,6 +76,9 @@ class Server:
             def _begin(self) -> Page | None:
                 outer.asked[f"{self.command} {self.path}"] += 1
                 page = outer.pages.get(self.path.partition("?")[0])
+                if page is not None and page.hold_after == -1:
+                    page.held.set()
+                    page.go.wait(60)
                 if page is None:
                     self.send_error(404)
                     return None

@@ -69,7 +69,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Slot]]:
 
 def test_three_processes_fetch_it_once(server: Server, start: Callable[..., Slot]) -> None:
     content = os.urandom(2 * MIB)
-    server.pages["/a"] = page = Page(content, hold_after=1000)  # no ETag: nothing tells its age
+    # no ETag: nothing tells its age, so it must have been asked for once all had come
+    server.pages["/a"] = page = Page(content, hold_after=-1)
     slots = [start(f"{server.url}/a") for _ in range(3)]
     assert page.held.wait(20)
     for slot in slots:  # one for the transfer, the others for that one
