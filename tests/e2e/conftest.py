@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,5 +66,5 @@ def start_cluster(server: RedisServer, tmp_path: Path) -> Iterator[Callable[...,
     yield start
     for cluster in clusters:
         cluster.close()
-    for node in nodes:
-        node.close()
+    with ThreadPoolExecutor() as pool:  # each takes a while
+        list(pool.map(LiveNode.close, nodes))
