@@ -14,7 +14,7 @@ import pytest
 
 from worker.runner.checkpoints import Checkpoints
 from worker.runner.data.prepare import Prepared
-from worker.runner.faults import Terminated
+from worker.runner.faults import JobFault, Terminated
 from worker.runner.lazy import Array
 from worker.runner.loop import Loop, Run, Trained
 from worker.runner.model import layers
@@ -161,6 +161,20 @@ def test_sigusr1_saves_once_and_changes_nothing(plan: Plan, tmp_path: Path, at: 
     assert [line["epoch"] for line in said if line["type"] == "checkpoint"] == [at // STEPS]
     resumed, _ = train(plan, tmp_path / "job", SklearnTrainer(plan))
     same(resumed, whole)
+
+
+class Diverging(Signalled):
+    """Whose weights are no numbers any more, which no loss has shown yet."""
+
+    def weights(self) -> dict[str, Array]:
+        return {name: value * np.float32(np.nan) for name, value in super().weights().items()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_no_checkpoint_is_saved_of_what_diverged(plan: Plan, tmp_path: Path, number: int) -> None:
+    with pytest.raises(JobFault, match="after epoch 0, step 2: the training diverged"):
+        train(plan, tmp_path / "job", Diverging(plan, number, 2))
+    assert not (tmp_path / "job" / "ck").exists()
 
 
 def test_sigterm_before_training_ends_the_run_at_once() -> None:
