@@ -6,7 +6,8 @@ On a producer it validates; on a node it hands the delivered job to the node's e
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import UserDict
+from collections.abc import Mapping, MutableMapping
 from typing import Any, assert_never
 
 from celery import Task
@@ -100,7 +101,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no type hints
 @app.task(  # type: ignore[untyped-decorator]  # Celery has no type hints
     bind=True, base=JobTask, name=TRAIN, typing=False, shared=False
 )
-def train(self: JobTask, config: Mapping[str, Any]) -> dict[str, Any]:
+def train(self: JobTask, config: Mapping[str, Any]) -> MutableMapping[str, Any]:
     """Run a job: ``train.delay(config)``, with a dict or a `JobConfig`; ``key=…`` signs it.
 
     Returns (by ``AsyncResult.get()``) the job's result: a dict with its metrics and artefacts.
@@ -154,12 +155,14 @@ def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
     )
 
 
-def _settle(task: JobTask, verdict: Verdict) -> dict[str, Any]:
+def _settle(task: JobTask, verdict: Verdict) -> MutableMapping[str, Any]:
     """Celery's own end of a job."""
     match verdict:
         case Succeeded(result=result, is_stored=is_stored):
             setattr(task.request, STORED, is_stored)
-            return dict(result)
+            # Where Celery has the result, it only shows it from here on, and takes long to make
+            # that of a dict; of this, the words are the same.
+            return UserDict(result) if is_stored else dict(result)
         case Failed(reason=reason, message=message, rejected=rejected):
             raise (JobRejected if rejected else JobFailed)(reason, message)
         case Cancelled(message=message):

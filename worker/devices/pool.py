@@ -190,8 +190,10 @@ class DevicePool:
         path = self._leases / (slot + leases.SUFFIX)
         found = []
         for directory in sorted(self._attempts.iterdir()):
+            if lock.alive(directory):
+                continue
             record = lock.read(directory)
-            if record is not None and record.slot == slot and not lock.alive(directory):
+            if record is not None and record.slot == slot:
                 found.append(settle(directory, (path,)))
         return found
 

@@ -42,7 +42,7 @@ def take(directory: Path, patience: float = 1.0) -> int | None:
     Raises:
         FileNotFoundError: there is no such directory (any more).
     """
-    path = directory / LOCK_NAME
+    path = f"{directory}/{LOCK_NAME}"
     until = time.monotonic() + patience
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -62,7 +62,7 @@ def take(directory: Path, patience: float = 1.0) -> int | None:
 def alive(directory: Path) -> bool:
     """Whether a keeper looks after ``directory`` (or somebody starts or settles one in it)."""
     try:
-        fd = os.open(directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(f"{directory}/{LOCK_NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -92,9 +92,9 @@ def read(directory: Path) -> KeeperRecord | None:
         return None
 
 
-def _same(fd: int, path: Path) -> bool:
+def _same(fd: int, path: str) -> bool:
     try:
-        there = path.stat(follow_symlinks=False)
+        there = os.lstat(path)
     except FileNotFoundError:
         return False
     here = os.fstat(fd)

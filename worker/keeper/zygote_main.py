@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import struct
+import time
 
 from worker.keeper import descriptors, job, keeper, prctl, protocol
 
@@ -29,6 +30,10 @@ _MAX_FDS = 250
 _READY = 1
 _MOST_ATTEMPTS = 1000
 """Of one keeper: what a process gathers in a long life goes with it."""
+_COLLECTED_EVERY = 32
+"""Attempts, of those that are shorter than `_SHORT_S`: a round costs a twentieth of what all else
+of such a one costs its keeper."""
+_SHORT_S = 0.1
 _PID = struct.Struct("!i")
 
 
@@ -82,11 +87,12 @@ def _keep(fds: list[int]) -> NoReturn:
         left = _MOST_ATTEMPTS
         while connection is not None and request:
             left -= 1
-            lock = fds[0]
+            lock, began = fds[0], time.monotonic()
             connection = _keep_one(connection, lock, fds[1], fds[2:], may_rest=left > 0)
             lock = -1
             if connection is not None:
-                gc.collect()  # of this attempt alone: the rest is frozen
+                if left % _COLLECTED_EVERY == 0 or time.monotonic() - began > _SHORT_S:
+                    gc.collect()  # of these attempts alone: the rest is frozen
                 request, fds = descriptors.receive(connection, _MAX_FDS)
         failed = 0
     except BaseException:
