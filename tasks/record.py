@@ -147,7 +147,7 @@ class Records:
             gpus,
         )
         if answer[0] == "OK":
-            _, fence, attempt, spec, last_reason, image, reference, everywhere = answer
+            _, fence, attempt, spec, last_reason, image, reference, everywhere, *sent = answer
             lease = Lease(job_id=job_id, owner=owner, fence=int(fence))
             return Claimed(
                 lease=lease,
@@ -157,6 +157,8 @@ class Records:
                 image=image,
                 image_reference=reference,
                 handed_back_everywhere=everywhere,
+                message=sent[0],
+                message_tag=sent[1],
             )
         _, why, state, result, reason, message, stored = answer
         return NotClaimed(
@@ -199,18 +201,23 @@ class Records:
         seq: int,
         batch: int,
         event: str,
+        queue_in_ms: int | None = None,
     ) -> None:
         """Write the record of a running attempt again, which Redis has lost, with ``event`` (by
         `tagged`).
 
-        ``seq``, ``batch``: the last that were published. Raises LeaseLost: somebody has a newer
-        fence, or the same one.
+        ``seq``, ``batch``: the last that were published. ``queue_in_ms``: the attempt is gone, and
+        its lease may have run out before: the job is queued, and its message sent after so long;
+        no attempt is counted.
+
+        Raises LeaseLost: somebody has a newer fence, or the same one; with ``queue_in_ms``: there
+        is a record.
         """
         answer = self._scripts.call(
             "restore",
             *_of(claim.lease),
             ttl_ms,
-            claim.attempt,
+            claim.attempt if queue_in_ms is None else max(0, claim.attempt - 1),
             claim.spec,
             hashlib.sha256(claim.spec.encode()).hexdigest(),
             lost.queue,
@@ -223,6 +230,9 @@ class Records:
             seq,
             batch,
             event,
+            claim.message,
+            claim.message_tag,
+            "" if queue_in_ms is None else queue_in_ms,
         )
         _held(answer, claim.lease)
 
@@ -401,7 +411,7 @@ class Records:
 
     def repush(self, job_id: str, waiting_since: str) -> bool:
         """Push a queued job's message again, unless something happened to it since."""
-        return bool(self._scripts.call("repush", job_id, waiting_since))
+        return bool(self._scripts.call("repush", job_id, waiting_since, self.terminal_ttl_s))
 
     def untold(self) -> list[str]:
         """Ended jobs of which Celery should have a result by now, and nobody has said that it has.

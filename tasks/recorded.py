@@ -37,6 +37,11 @@ class Claimed:
     handed_back_everywhere: str = ""
     """The reason for which every living node, the claiming one too, has handed the job back; ''
     where one has not had it yet, or had another reason."""
+    message: str = ""
+    """Its Celery message, as kombu's Redis transport would have it in its list; '' if it is not
+    known. Kept for a Redis that loses its data."""
+    message_tag: str = ""
+    """… and its delivery tag."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,11 @@ from worker.shadow import ensure_tasks_is_ours
 ensure_tasks_is_ours()  # before anything of `tasks` is imported: a user's tasks.py may hide it
 
 import logging  # noqa: E402 - after the check above
+import mmap  # noqa: E402 - after the check above
+import os  # noqa: E402 - after the check above
+import signal  # noqa: E402 - after the check above
 import sys  # noqa: E402 - after the check above
+import time  # noqa: E402 - after the check above
 from typing import Any  # noqa: E402 - after the check above
 
 from celery.signals import (  # noqa: E402
@@ -30,6 +34,8 @@ from worker.slot import SlotProcess  # noqa: E402
 
 __all__ = ["app"]
 
+log = logging.getLogger(__name__)
+
 app.conf.worker_consumer = "worker.consumer:SlotConsumer"
 for _twice in ("celery.worker.strategy", "celery.app.trace"):
     # that a job has come, and how it ended, stands in lines of the project's own
@@ -37,7 +43,11 @@ for _twice in ("celery.worker.strategy", "celery.app.trace"):
 
 _UNABLE = 78
 """Exit code: EX_CONFIG of sysexits.h."""
+_UNABLE_CHILDREN = 3
+_CHILD_AGAIN_S = 1.0
 _slot: SlotProcess | None = None
+_unable_children = mmap.mmap(-1, 1)
+"""Shared with the pool's children: how many of them, in a row, could not begin."""
 
 
 def slot() -> SlotProcess:
@@ -68,7 +78,23 @@ def _ready(**_: Any) -> None:
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
 def _enter_child(**_: Any) -> None:
     """Connections and the zygote belong to the pool's child: they are made after the fork."""
-    slot().enter_child()
+    try:
+        slot().enter_child()
+    except Exception:
+        # Celery logs what a receiver raises, and goes on: it would take jobs, and run none
+        _end_child()
+    _unable_children[0] = 0
+
+
+def _end_child() -> None:
+    """The pool starts another child; where none comes to anything, the worker ends, too: whoever
+    has started it sees that, and tries again with more and more time between."""
+    _unable_children[0] = min(_unable_children[0] + 1, 255)
+    log.exception("slot.child_unable slot=%s times=%d", slot().name, _unable_children[0])
+    if _unable_children[0] >= _UNABLE_CHILDREN:
+        os.kill(os.getppid(), signal.SIGQUIT)
+    time.sleep(_CHILD_AGAIN_S)
+    os._exit(1)
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # Celery has no type hints

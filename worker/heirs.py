@@ -132,7 +132,7 @@ class Heirs:
         self._lock = threading.Lock()
 
     def find(self) -> None:
-        """Keep what can go on, end the rest. Once, in a new child, before its first job."""
+        """Find what can go on, end the rest. Once, in a new child, before its first job."""
         left = self._leftovers.find()
         for runtime in self._parts.recovering():
             for handle in runtime.recover(self._parts.place.slot):
@@ -148,6 +148,9 @@ class Heirs:
                     self._leftovers.end(directory, note, handle)
         for directory, note in left.items():
             self._leftovers.end(directory, note, None)
+
+    def start(self) -> None:
+        """Keep the leases of what goes on, and have its messages sent here: the slot takes them."""
         for heir in [*self._heirs.values()]:
             heir.start()
 
@@ -184,6 +187,10 @@ class Heirs:
 
     def _drop(self, heir: Heir) -> None:
         with self._lock:
-            mine = self._heirs.pop(heir.job_id, None) is heir
+            mine = self._heirs.get(heir.job_id) is heir
         if mine:
+            # the slot is taken until then: what starts in it now would be found with the same grant
             self.end(heir)
+            with self._lock:
+                if self._heirs.get(heir.job_id) is heir:
+                    del self._heirs[heir.job_id]

@@ -153,14 +153,14 @@ class Keeping:
         """Whether nothing is left to be sent."""
         try:
             self._copy_and_send()
+        except (StoreError, redis.RedisError, RecordGone, OSError) as error:
+            log.warning("checkpoint.unsent attempt=%s error=%s", self._attempt, error)
+            return False
         except (_Stopped, LeaseLost) as why:
             if isinstance(why, LeaseLost):
                 self._outlived()
             with self._changed:
                 self._stop = True
-        except (StoreError, redis.RedisError, RecordGone, OSError) as error:
-            log.warning("checkpoint.unsent attempt=%s error=%s", self._attempt, error)
-            return False
         except Exception:  # a fault of ours must not end what sends the next one
             log.exception("checkpoint.broken attempt=%s", self._attempt)
             return False

@@ -44,8 +44,16 @@ class LeaseListener(Protocol):
         """It is somebody else's. Nothing more is renewed."""
         ...
 
+    def forgotten(self) -> None:
+        """Redis has lost the record, and the lease had run out by then: as `lost`, but it may be
+        nobody's."""
+        ...
+
     def restore(self) -> None:
-        """Redis has lost the record: write it again. Raises LeaseLost, redis.RedisError."""
+        """Redis has lost the record, or the claim: write it again.
+
+        Raises LeaseLost, redis.RedisError.
+        """
         ...
 
     def cancel_asked(self, why: str) -> None:
@@ -115,6 +123,12 @@ class Renewal:
             sent = time.monotonic()
             try:
                 renewal = self._renew(sent)
+            except RecordGone:
+                log.warning(
+                    "lease.forgotten job=%s fence=%d", self._lease.job_id, self._lease.fence
+                )
+                self._listener.forgotten()
+                return
             except LeaseLost:
                 log.warning("lease.lost job=%s fence=%d", self._lease.job_id, self._lease.fence)
                 self._listener.lost()

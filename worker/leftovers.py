@@ -36,11 +36,13 @@ class Leftovers:
         self._ended = ended
 
     def find(self) -> dict[Path, Note | None]:
-        """The directories of the attempts whose keeper was started for this slot."""
+        """The directories of the attempts whose keeper was started for this slot, and of those that
+        never had one."""
         found: dict[Path, Note | None] = {}
         for directory in self._parts.paths.attempts.iterdir():
             record = lock.read(directory)
-            if record is not None and record.slot == self._parts.place.slot:
+            mine = record is not None and record.slot == self._parts.place.slot
+            if mine or lock.abandoned(directory):
                 found[directory] = recall(directory)
         return found
 
@@ -52,11 +54,16 @@ class Leftovers:
                 handle.remove()
             except (KeeperError, OSError) as error:
                 log.error("leftover.unremoved attempt=%s error=%s", handle.attempt, error)
-        if directory.exists() and settle(directory).outcome is Settlement.ALIVE:
+        outcome = settle(directory).outcome
+        if outcome is Settlement.ALIVE:
             # it stands still, or nobody could attach: its job may run on, and nobody keeps its time
             log.warning("leftover.keeper_killed attempt=%s", directory.name)
             end_keeper(directory)
-            settle(directory)
+            outcome = settle(directory).outcome
+        if outcome is not Settlement.SETTLED:
+            # another attempt would run beside it: its lease runs out first
+            log.error("leftover.resists attempt=%s outcome=%s", directory.name, outcome)
+            return
         paths = self._parts.paths
         shutil.rmtree(paths.work / directory.name, ignore_errors=True)
         if note is None:

@@ -23,9 +23,7 @@ from tasks.errors import (
 from tasks.exec_request import EXEC, EXEC_END
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lost, tagged
-from tasks.routing import route
-from tasks.seals import RESTORED
+from tasks.record import Claimed
 from tasks.state import FailureReason, JobState
 from worker.attempt import Attempt, Left, Patience
 from worker.audited import Audited
@@ -43,7 +41,8 @@ from worker.outcome import Ended, Evidence, Outcome, decide
 from worker.parts import NodeParts
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.planning import Planning
-from worker.runtimes.base import Handle
+from worker.restoring import Restoring
+from worker.runtimes.base import Handle, Status
 from worker.stream.decoder import Decoder
 from worker.stream.masking import Mask
 from worker.stream.publisher import Publisher
@@ -113,6 +112,7 @@ class Run:
             crew=parts.crew,
         )
         self._publisher.on_gone = self._renewal.soon
+        self._restoring = Restoring(parts, claim, delivery.queue, self._publisher, self._sealer)
         self._supplies = Supplies(parts.config, self._id, self._publisher, self._check)
         self._keeping = parts.keeping(claim.lease)
         self._planning = Planning(
@@ -122,7 +122,7 @@ class Run:
             publisher=self._publisher,
             supplies=self._supplies,
             keeping=self._keeping,
-            until_redis_answers=self._sure,
+            until_redis_answers=self._until_there_is_a_record,
             lasts=self._lasts,
             check=self._check,
         )
@@ -134,6 +134,7 @@ class Run:
         self._mask: Mask | None = None
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
+        self._forgotten = False
         self._away = 0.0
         self._is_left = False
         self._lasting = False
@@ -155,31 +156,14 @@ class Run:
         if self._attempt is not None:
             self._attempt.lost()
 
+    def forgotten(self) -> None:
+        """Redis has lost the record of the job, which may be somebody else's by now."""
+        self._forgotten = True
+        self.lost()
+
     def restore(self) -> None:
         """Redis has lost the record of the job, which runs: it is written again."""
-        job = JobConfig.parse(self._claim.spec)
-        way, place = route(job), self._parts.place
-        log.warning("job.record_gone job=%s", self._id.job_id)
-        batch = self._publisher.batch
-        said = tagged(events.Resumed(why="Redis has lost its data, and the job goes on"))
-        if self._sealer is not None:
-            (said,) = self._sealer.seal([said], batch, RESTORED)
-        self._parts.records.restore(
-            self._claim,
-            Lost(
-                queue=self._delivery.queue or way.queue,
-                priority_step=way.priority_step,
-                user_id=job.user_id,
-                max_attempts=job.max_attempts,
-                node=place.node,
-                slot=place.slot,
-                gpus=len(place.devices),
-            ),
-            self._parts.settings.lease_ttl_ms,
-            seq=self._publisher.seq,
-            batch=batch,
-            event=said,
-        )
+        self._restoring.as_running()
 
     def _until_there_is_a_record(self, ask: Callable[[], Any]) -> Any:
         """Ask until Redis answers, and has the record of the job. Raises LeaseLost."""
@@ -189,6 +173,7 @@ class Run:
             except RecordGone:
                 if self._fenced:
                     raise
+                self._lasts()  # a short job has had no renewal so far
                 self._renewal.soon()  # which restores it, or finds that it may not
                 time.sleep(_GONE_AGAIN_S)
 
@@ -234,11 +219,13 @@ class Run:
 
     def to_its_end(self) -> Verdict:
         """Run it and finish it. Raises LeaseLost."""
+        forgotten = False
         try:
             return self._finish(*self._steps())
         except Left:
             return self._leave_behind()
         except LeaseLost:
+            forgotten = self._forgotten
             self._audited.ended("fenced", "", "its lease was lost")
             raise
         finally:
@@ -248,7 +235,8 @@ class Run:
             self._parts.orders.stop()
             self._execs.close()
             self._publisher.close()
-            self._clean_up()
+            if self._clean_up() and forgotten:
+                self._restoring.as_queued(self._sure)
 
     def _leave_behind(self) -> Verdict:
         """The lease and the keeper's patience last until a successor may be there."""
@@ -447,6 +435,12 @@ class Run:
 
     def _finish(self, outcome: Outcome, result: Mapping[str, Any]) -> Verdict:
         """Write the end, or give the job back. Raises LeaseLost."""
+        if outcome.retry and self._may_live() and not self._fenced and not self._remove():
+            # another attempt would run beside it: whoever keeps time gives the job to the next one
+            log.error("attempt.resists attempt=%s why=its lease runs out first", self._id)
+            self._publisher.close()
+            self._audited.ended("left to its lease", str(outcome.reason or ""), outcome.message)
+            return Dropped(why="something of the attempt could not be ended")
         if self._keeping is not None and outcome.retry and self._attempt and not self._fenced:
             self._keeping.last()  # whoever takes the job next shall find it
         left = self._publisher.close()
@@ -461,27 +455,37 @@ class Run:
                 self._keeping.drop()
         return verdict
 
-    def _clean_up(self) -> None:
-        """Nothing of the attempt stays: no process, no grant, no directory but checkpoints."""
-        if self._is_left:
-            return
-        removed = True
-        if self._handle is not None:
-            try:
+    def _remove(self) -> bool:
+        """Whether no process of the attempt is left, nor its state. May be called again."""
+        try:
+            if self._handle is not None:
                 self._handle.remove()
-            except (KeeperError, OSError) as error:
-                log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
-                removed = False
+        except (KeeperError, OSError) as error:
+            log.error("attempt.unremoved attempt=%s error=%s", self._id, error)
+            return False
+        return True
+
+    def _may_live(self) -> bool:
+        """Whether nobody has seen that all processes of the attempt have ended."""
+        return self._handle is not None and self._handle.status() is not Status.EXITED
+
+    def _clean_up(self) -> bool:
+        """Nothing of the attempt stays: no process, no grant, no directory but checkpoints. Whether
+        that is so."""
+        if self._is_left:
+            return False
+        removed = self._remove()
         self._planning.release()
         if self._note is not None and self._note.devices:
             self._parts.pool.reap()  # what it used is counted as of now
         if not removed:
-            return  # somebody else may have it by now, and its directories with it
+            return False  # somebody else may have it by now, and its directories with it
         place = self._parts.paths.job(self._id.job_id)
         if not os.path.lexists(place):  # the job is over: all that it had here is gone
-            return
+            return True
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
         self._parts.checkpoints.drop_empty(self._id.job_id)
+        return True
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

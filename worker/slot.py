@@ -272,6 +272,7 @@ class SlotProcess:
             Supervisor(parts, self._heirs, lambda: slot_records.leaving(self._paths, self.name))
         )
         executor.bind(self._bound)
+        self._heirs.start()  # not before the slot can go on with them, nor if it never can
 
     def _signer(self) -> Signer | None:
         try:

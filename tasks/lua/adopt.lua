@@ -11,4 +11,4 @@ if h[1] ~= owner then redis.call('HINCRBY', job, 'adoptions', 1) end
 redis.call('HSET', job, 'owner', owner, 'exp', NOW + tonumber(ARGV[5]))
 redis.call('ZADD', PREFIX .. 'leases', NOW + tonumber(ARGV[5]), id)
 return {'OK', h[3], tonumber(h[4]), tonumber(h[5] or '0'), h[6] or '', h[7] or '',
-  h[8] ~= '' and 1 or 0, tonumber(redis.call('HGET', job, 'adoptions'))}
+  (h[8] or '') ~= '' and 1 or 0, tonumber(redis.call('HGET', job, 'adoptions') or '0')}

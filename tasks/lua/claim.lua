@@ -4,7 +4,7 @@ local id, owner, node, slot = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, grace, tag, keep = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local job = key('job', id)
 local h = redis.call('HMGET', job, 'state', 'owner', 'fence', 'exp', 'cancel', 'expires', 'attempt',
-  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image', 'image_ref')
+  'max_attempts', 'message', 'spec', 'reason', 'queue', 'ran', 'node', 'image', 'image_ref', 'tag')
 local state = h[1]
 -- The reason for which every living node has handed the job back, this one first; '' for none.
 local function everywhere()
@@ -27,10 +27,24 @@ local function no(why)
 end
 if not state then return no('unknown') end
 local attempt, fence = tonumber(h[7]), tonumber(h[3])
+if (h[9] or '') == '' and tag ~= '' and not TERMINAL[state] then
+  -- published by a program that records nothing, or the record was lost and written again without it:
+  -- keep what kombu delivered, without its wrapping
+  local held = redis.call('HGET', PREFIX .. 'unacked', tag)
+  local raw = held and string.match(held, '^%[(.*), [^,]*, [^,]*%]$')
+  if raw then
+    redis.call('HSET', job, 'message', raw, 'tag', tag)
+    h[9], h[17] = raw, tag
+  end
+end
+local function ours()
+  return {'OK', fence, attempt, h[10], h[11] or '', h[15] or '', h[16] or '', everywhere(),
+    h[9] or '', h[17] or ''}
+end
 if TERMINAL[state] then ack() return no('terminal') end
 if RUNS[state] and h[2] == owner then
   ack()
-  return {'OK', fence, attempt, h[10], h[11] or '', h[15] or '', h[16] or '', everywhere()}
+  return ours()
 end
 if RUNS[state] and tonumber(h[4]) + grace > NOW then ack() return no('busy') end
 if h[5] ~= '' then
@@ -70,14 +84,8 @@ end
 local avoid = tonumber(redis.call('HGET', job, 'avoid:' .. node) or '0')
 if avoid > NOW then
   ack()
-  queue_again(id, state, 1000)   -- another node may have it; this one sees it again in a second
+  queue_again(id, state, 1000, keep)   -- another node may have it; this one sees it again in a second
   return no('avoided')
-end
-if (h[9] or '') == '' and tag ~= '' then
-  -- published by a program that records nothing: keep what kombu delivered, without its wrapping
-  local held = redis.call('HGET', PREFIX .. 'unacked', tag)
-  local raw = held and string.match(held, '^%[(.*), [^,]*, [^,]*%]$')
-  if raw then redis.call('HSET', job, 'message', raw, 'tag', tag) end
 end
 ack()
 fence, attempt = fence + 1, attempt + 1
@@ -91,8 +99,8 @@ hold(id, node, slot)
 count(node, 'claims', 1)
 local since = redis.call('ZSCORE', key('waiting', h[12]), id)
 if since then observe(node, 'wait', math.max(0, NOW - tonumber(since))) end
-redis.call('EXPIRE', key('counts', node), COUNTS_KEPT)
+redis.call('EXPIRE', key('counts', node), COUNTS_KEPT)   -- a node that works keeps its counts
 wait_no_more(h[12], id)
 redis.call('ZREM', PREFIX .. 'expiring', id)
 redis.call('ZREM', PREFIX .. 'delayed', id)
-return {'OK', fence, attempt, h[10], h[11] or '', h[15] or '', h[16] or '', everywhere()}
+return ours()

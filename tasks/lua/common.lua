@@ -13,6 +13,7 @@ local HISTORY = 10000
 -- What an error begins with where the server cannot do what it is asked for, whatever the record says.
 local OF_THE_SERVER = {OOM = true, MISCONF = true, READONLY = true, NOREPLICAS = true, NOPERM = true}
 local TOLD_WITHIN = 30000   -- ms in which whoever ended a job stores Celery's result of it
+local SUMMONS_KEPT = 3600   -- s that a slot's own messages wait for it; they are sent again and again
 local AVOID_MOST = 600000   -- ms that a node which handed a job back does not get it, at most
 local NODE_TTL = 30000      -- ms that a node is alive without a heartbeat; `tasks.keys` has the same
 local SEPARATOR = '\6\22'   -- kombu's, between a queue and its priority step
@@ -94,7 +95,12 @@ end
 
 -- What a node's metrics are made of: counted here, so that no process of the node has to live for it.
 local function count(node, field, by)
-  if node ~= '' then redis.call('HINCRBY', key('counts', node), field, by) end
+  if node == '' then return end
+  local counts = key('counts', node)
+  -- a new field is the first there is, where the node has left: what is late must not stay for ever
+  if redis.call('HINCRBY', counts, field, by) == by then
+    redis.call('EXPIRE', counts, COUNTS_KEPT)
+  end
 end
 
 local function observe(node, what, ms)
@@ -228,8 +234,21 @@ local function push(id)
   return true
 end
 
--- Back to queued; its message comes at once, or after a delay by way of the reaper.
-local function queue_again(id, before, delay)
+-- The same for a job that waits. Without a message it would wait for ever: nobody can run it, so it
+-- fails, and says why. The reaper tells Celery. Returns whether it waits on.
+local function push_or_fail(id, keep)
+  if push(id) then return true end
+  local message = "the job's Celery message is lost, so no node can be sent the job: submit it again"
+  local attempt = tonumber(redis.call('HGET', key('job', id), 'attempt') or '0')
+  emit(id, {'s' .. cjson.encode({type = 'failed', reason = 'internal', message = message})},
+    attempt, '', '')
+  conclude(id, 'queued', 'failed', 'internal', message, '', keep, 0)
+  return false
+end
+
+-- Back to queued; its message comes at once, or after a delay by way of the reaper. `keep`: the
+-- time-to-live (s) of a job that has ended.
+local function queue_again(id, before, delay, keep)
   local job = key('job', id)
   move(id, before, 'queued')
   release(id)
@@ -241,7 +260,7 @@ local function queue_again(id, before, delay)
     wait_no_more(redis.call('HGET', job, 'queue'), id)
     redis.call('ZADD', PREFIX .. 'delayed', NOW + delay, id)
   else
-    push(id)
+    push_or_fail(id, keep)
   end
 end
 

@@ -2,7 +2,8 @@
 local id = ARGV[2]
 local job = key('job', id)
 local held = redis.call('HMGET', job, 'owner', 'fence', 'state', 'attempt', 'node', 'slot', 'cancel')
-if not held[2] then return 'GONE' end
+-- none, or one of before the claim, as after a failover that lost the claim
+if not held[2] or tonumber(held[2]) < tonumber(ARGV[4]) then return 'GONE' end
 -- finish and requeue may be said twice, when the answer to the first was lost
 local by = ARGV[3] .. ':' .. ARGV[4]
 if redis.call('HGET', job, 'ended_by') == by then return 'AGAIN ' .. held[3] end

@@ -36,7 +36,7 @@ if grace >= 0 then each('leases', NOW - grace, function(id)
       emit(id, {'s' .. cjson.encode({type = 'retrying', reason = 'node_lost', message = message,
         delay_seconds = 0})}, attempt, node, slot)
       redis.call('HSET', job, 'reason', 'node_lost', 'error', message)
-      queue_again(id, h[1], 0)
+      queue_again(id, h[1], 0, keep)
     end
   else
     redis.call('ZREM', PREFIX .. 'leases', id)
@@ -44,8 +44,7 @@ if grace >= 0 then each('leases', NOW - grace, function(id)
 end) end
 each('delayed', NOW, function(id)
   if redis.call('HGET', key('job', id), 'state') == 'queued' then
-    push(id)
-    pushed = pushed + 1
+    if push_or_fail(id, keep) then pushed = pushed + 1 end
   else
     redis.call('ZREM', PREFIX .. 'delayed', id)
   end

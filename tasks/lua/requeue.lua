@@ -35,5 +35,5 @@ if ARGV[9] ~= '' then
   local avoid = math.min(tonumber(ARGV[10]) * 2 ^ math.min(times - 1, 20), AVOID_MOST)
   redis.call('HSET', job, 'avoid:' .. ARGV[9], int(NOW + avoid), 'away:' .. ARGV[9], ARGV[5])
 end
-queue_again(id, state, tonumber(ARGV[7]))
+queue_again(id, state, tonumber(ARGV[7]), tonumber(ARGV[11]))
 return done('queued')

@@ -13,7 +13,7 @@ from celery.result import AsyncResult
 from tasks.errors import JobFailed, UnknownJob
 from tasks.state import JobState
 from tests.support.cluster import Cluster
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -242,4 +242,132 @@ def test_the_data_of_redis_is_wiped_while_a_job_runs(
     with pytest.raises(UnknownJob):
         cluster.record(queued)
     assert cluster.shell("true").get(timeout=60)["attempt"] == 1
+    cluster.wait_clean()
+
+
+def test_a_short_job_ends_although_its_record_is_lost_under_it(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """So short that its lease is never renewed: nobody but its end finds that the record is gone.
+    It wipes Redis itself, in less time than anything from outside could be sure of."""
+    client = server.client()
+    port = free_port()
+    client.config_set("port", port)
+    cluster = start_cluster()
+    wipe = f"exec 3<>/dev/tcp/127.0.0.1/{port}; echo FLUSHALL >&3; read -r said <&3; echo $said"
+    job = cluster.submit({"command": ["bash", "-c", wipe]})
+    wait_until(lambda: client.exists(cluster.settings.keys.job(job.id)), what="its record again")
+    assert job.get(timeout=60)["attempt"] == 1
+    assert cluster.record(job).state is JobState.SUCCEEDED
+    assert cluster.shell("true").get(timeout=60)["attempt"] == 1, "its slot is free"
+    cluster.wait_clean()
+    client.close()
+
+
+def test_a_job_whose_record_was_lost_survives_the_next_faults_too(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Its message is known again: it is adopted, and queued again."""
+    cluster = start_cluster(lease_ttl=15.0)
+    watched = Watched(cluster, tmp_path)
+    client, key = cluster.app.records.client, cluster.settings.keys.job(watched.job.id)
+    client.flushall()
+    wait_until(lambda: client.exists(key), timeout=30, what="its record again")
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    cluster.wait_adopted(watched.job)
+    [directory] = cluster.node.paths.attempts.iterdir()
+    os.kill(cluster.node.keeper(directory), signal.SIGKILL)
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 2
+    assert watched.runs == "began began ended "
+    cluster.wait_clean()
+
+
+def test_redis_is_away_for_longer_than_the_lease_and_comes_back_empty(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """The job may have been given to another node before Redis forgot: so this one's attempt ends,
+    and the job is queued again once nobody else has said that it runs there."""
+    cluster = start_cluster(lease_ttl=1.5, lease_grace=20.0)
+    watched = Watched(cluster, tmp_path)
+    [pid] = cluster.node.job_pids()
+    fence = cluster.record(watched.job).fence
+    server.freeze()
+    wait_until(lambda: cluster.node.stopped(pid), timeout=20, what="the job to stand still")
+    server.kill()
+    for path in (server.directory / "appendonlydir").iterdir():
+        path.unlink()
+    server.start()
+    wait_until(lambda: watched.runs.count("began") == 2, timeout=60, what="another attempt")
+    assert watched.go()["attempt"] == 1, "an outage is no attempt"
+    assert watched.runs == "began began ended "
+    assert cluster.record(watched.job).fence > fence
+    cluster.wait_clean()
+
+
+def test_a_job_whose_claim_a_failover_has_lost_goes_on(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """The record is as before the claim, and the message is in its queue again."""
+    cluster = start_cluster(lease_ttl=3.0)
+    watched = Watched(cluster, tmp_path)
+    client, key = cluster.app.records.client, cluster.settings.keys.job(watched.job.id)
+    client.hset(key, mapping={"state": "queued", "fence": 0, "attempt": 0, "owner": "", "exp": 0})
+    wait_until(lambda: cluster.record(watched.job).state is JobState.RUNNING, what="its claim")
+    record = cluster.record(watched.job)
+    assert (record.fence, record.attempt) == (1, 1)
+    assert watched.go()["attempt"] == 1
+    assert watched.runs == "began ended "
+    cluster.wait_clean()
+
+
+LEAVES_A_CHILD = """
+import os, sys, time
+trace = os.environ["TRACE"]
+if os.path.exists(trace + ".left"):
+    sys.exit(0)
+if os.fork():
+    os.wait()
+os.setsid()
+stamp = os.open(trace + ".left", os.O_CREAT | os.O_RDWR)
+print("at work", flush=True)
+while True:
+    os.pwrite(stamp, b"%.6f" % time.time(), 0)
+"""
+
+
+def test_a_job_is_given_back_only_when_nothing_of_it_lives(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Its keeper is killed, and a process that has left its group works on to its last moment."""
+    cluster = start_cluster()
+    trace = tmp_path / "trace"
+    job = cluster.command(LEAVES_A_CHILD, env={"TRACE": str(trace)})
+    left = trace.with_suffix(".left")
+    wait_until(lambda: left.exists() and left.read_text(), timeout=30, what="its child at work")
+    cluster.wait_state(job, JobState.RUNNING)
+    [directory] = cluster.node.paths.attempts.iterdir()
+    os.kill(cluster.node.keeper(directory), signal.SIGKILL)
+    assert job.get(timeout=60)["attempt"] == 2
+    [given_back] = [one.ts for one in cluster.events(job) if one.type == "retrying"]
+    assert float(left.read_text()) < given_back + 0.001, "both clocks are this host's"
+    cluster.wait_clean()
+
+
+def test_a_pool_child_that_cannot_begin_takes_no_job(start_cluster: Start) -> None:
+    """Where none can, the slot's worker ends, and its agent starts it again, at ever longer
+    intervals: it is not said to serve, and no job's message goes round and round."""
+    cluster = start_cluster()
+    attempts = cluster.node.paths.attempts
+    away = attempts.with_name("away")
+    attempts.rename(away)
+    attempts.write_text("no directory: as a disk that is broken")
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    wait_until(lambda: "slot.restarting" in cluster.node.said, timeout=60, what="the worker's end")
+    attempts.unlink()
+    away.rename(attempts)
+    assert cluster.shell("true").get(timeout=60)["attempt"] == 1
+    log = "".join(path.read_text() for path in cluster.node.paths.logs.glob("*.log"))
+    assert log.count("slot.child_unable") >= 3
+    assert "this worker is no node" not in log
     cluster.wait_clean()

@@ -242,6 +242,36 @@ def test_a_program_that_cannot_be_executed_is_a_crash_loop_too(start: Start) -> 
     assert agent.stop() == 0
 
 
+def test_a_slot_that_cannot_be_recorded_is_tried_again(start: Start, tmp_path: Path) -> None:
+    """As on a full disk: the agent goes on, and leaves no worker that nobody knows of."""
+    paths = NodePaths(state_dir=tmp_path / "state")
+    paths.create()
+    in_the_way = paths.slot_record("cpu0").with_suffix(".new")
+    in_the_way.mkdir()
+    agent = start()
+    wait_until(lambda: agent.event("slot.crash_loop"), what="the report")
+    how = agent.event("slot.crash_loop")["how"]  # type: ignore[index]  # None fails too
+    assert "cannot be started: " in how
+    assert str(in_the_way) in how
+    in_the_way.rmdir()
+    agent.wait_ready()
+    assert agent.stop() == 0
+    assert not serving(agent.paths.state_dir)
+
+
+def test_a_slot_that_cannot_be_told_to_leave_its_job_keeps_no_other_from_it(start: Start) -> None:
+    agent = start(cpu=2)
+    agent.wait_ready()
+    agent.paths.slot_leaving("cpu0").with_suffix(".leaving-new").mkdir()
+    agent.process.send_signal(signal.SIGUSR1)
+    assert agent.process.wait(10) == 0
+    assert agent.event("slot.unmarked")["slot"] == "cpu0"  # type: ignore[index]  # None fails too
+    assert slot_records.leaving(agent.paths, "cpu0") is None, "its job goes back to the queue"
+    assert slot_records.leaving(agent.paths, "cpu1") == 300
+    lasts = [(agent.paths.slots / f"cpu{number}.last").read_text() for number in (0, 1)]
+    assert lasts == ["SIGQUIT", "SIGQUIT"]
+
+
 def test_a_redis_that_refuses_is_an_error_that_names_it(start: Start, tmp_path: Path) -> None:
     agent = start(redis_url="redis://127.0.0.1:1/0")
     assert agent.process.wait(10) != 0

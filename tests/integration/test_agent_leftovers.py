@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from tests.support.nodes import gone
 from tests.support.runtimes import PYTHON
 from tests.support.waiting import wait_until
 from worker.devices.leases import LeaseFile, held
-from worker.keeper import lock
+from worker.keeper import lock, secret_files
 from worker.node.adoption import Leftovers
 from worker.node.paths import NodePaths
 from worker.plan import AttemptId, Grant, LaunchPlan, Limits
@@ -150,6 +151,25 @@ def test_an_attempt_that_was_never_recorded_is_removed_once_nobody_can_be_starti
     assert directory.exists()
     node.leftovers.settle(busy=())
     assert not directory.exists()
+
+
+def test_one_that_was_begun_long_ago_is_removed_with_its_secrets_whoever_works(node: Node) -> None:
+    """Its worker was killed before there was a keeper: no other slot ever rests to make sure."""
+    directory = node.paths.attempt(ATTEMPT)
+    directory.mkdir()
+    secrets = node.paths.state_dir / "secrets"
+    secrets.mkdir()
+    (secrets / "token").write_text("s3cret")
+    (directory / secret_files.NOTE).write_text(json.dumps({"place": str(secrets)}))
+    guard = lock.take(directory)
+    assert guard is not None
+    os.utime(directory, (1_000, 1_000))
+    node.leftovers.settle(busy={"cpu1"})
+    assert directory.exists(), "somebody begins it"
+    os.close(guard)
+    node.leftovers.settle(busy={"cpu1"})
+    assert not directory.exists()
+    assert not secrets.exists()
 
 
 def test_scratch_that_a_living_worker_may_have_made_stays(node: Node) -> None:

@@ -17,6 +17,9 @@ from worker.plan import AttemptId
 
 LOCK_NAME = "keeper.lock"
 _RETRY = 0.002
+_BEGUN_WITHIN = 60.0
+"""Seconds after which an attempt that nobody looks after will have no keeper any more. It is looked
+after from the moment that its directory is there but for an instant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +93,15 @@ def read(directory: Path) -> KeeperRecord | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def abandoned(directory: Path) -> bool:
+    """Whether somebody began an attempt in ``directory``, and died before it had a keeper."""
+    try:
+        age = time.time() - directory.stat().st_mtime
+    except OSError:
+        return False
+    return age > _BEGUN_WITHIN and read(directory) is None and not alive(directory)
 
 
 def _same(fd: int, path: str) -> bool:

@@ -52,7 +52,7 @@ class Leftovers:
         """Settle the attempts of dead keepers in slots other than ``busy``."""
         for directory in self._attempts():
             record = lock.read(directory)
-            if record is None and busy:
+            if record is None and busy and not lock.abandoned(directory):
                 continue  # perhaps one that a worker begins at this moment
             if record is None or record.slot not in busy:
                 self._settle(directory, record.slot if record else None)

@@ -135,7 +135,10 @@ def last_lines(path: Path) -> list[str]:
 
 def mark_leaving(paths: NodePaths, slot: str, away: float) -> None:
     """The slot's worker shall leave its job running when it is told to end, for ``away`` s."""
-    paths.slot_leaving(slot).write_text(f"{away:g}\n")
+    path = paths.slot_leaving(slot)
+    fresh = path.with_suffix(".leaving-new")
+    fresh.write_text(f"{away:g}\n")
+    fresh.replace(path)
 
 
 def unmark_leaving(paths: NodePaths, slot: str) -> None:

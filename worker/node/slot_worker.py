@@ -177,7 +177,10 @@ class SlotWorker:
 
     def leave(self, now: float, away: float) -> None:
         """Leave the job in progress running, for ``away`` seconds, and end, for good."""
-        slot_records.mark_leaving(self._paths, self.slot.name, away)
+        try:
+            slot_records.mark_leaving(self._paths, self.slot.name, away)
+        except OSError as error:  # then it goes back to the queue
+            event("slot.unmarked", level=logging.ERROR, slot=self.slot.name, error=str(error))
         self.quit(now)
 
     def kill(self) -> None:
@@ -200,14 +203,14 @@ class SlotWorker:
 
     def _start(self, now: float) -> None:
         name = self.slot.name
-        self._before_start(self.slot)
         temp = self._paths.slot_temp(name)
-        remove_tree(temp)
-        slot_records.forget(self._paths, name)
-        slot_records.unmark_leaving(self._paths, name)
         self._since = now
         log = 2
         try:
+            self._before_start(self.slot)
+            remove_tree(temp)
+            slot_records.forget(self._paths, name)
+            slot_records.unmark_leaving(self._paths, name)
             temp.mkdir(mode=0o700, exist_ok=True)
             if not self._launch.log_to_stderr:
                 log = slot_records.open_log(self._paths.slot_log(name))
@@ -223,8 +226,6 @@ class SlotWorker:
         finally:
             if log != 2:
                 os.close(log)
-        self._process = born.process
-        self._state = WorkerState.STARTING
         record = SlotRecord(
             slot=name,
             pid=born.process.name.pid,
@@ -235,9 +236,13 @@ class SlotWorker:
         )
         try:
             slot_records.write(self._paths, record)
-        except OSError:
+        except OSError as error:  # an agent after this one would not know it
             born.let_go()
-            raise
+            born.process.abandon()
+            self._on_failure(now, f"cannot be started: {error}")
+            return
+        self._process = born.process
+        self._state = WorkerState.STARTING
         born.go()
         event("slot.started", slot=name, pid=self.pid)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.errors import KeeperError, RuntimeUnavailable
 from worker.keeper import lock, secret_files
-from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.keeper.settle import Settlement, end_keeper, remove_tree, settle
 from worker.plan import LaunchPlan
 
 
@@ -44,12 +44,20 @@ def beginning(
     except (OSError, KeeperError, RuntimeUnavailable):
         if guard >= 0:
             os.close(guard)
-        # Unless a keeper came to life all the same, and ends by itself later.
-        if guard < 0 or settle(plan.state).outcome is Settlement.SETTLED:
+        if guard < 0 or _nothing_lives(plan.state):
             for directory in made:
                 remove_tree(directory)
         raise
     os.close(guard)
+
+
+def _nothing_lives(state: Path) -> bool:
+    """Whether nothing of the attempt is left. A keeper that came to life all the same, and did not
+    say so in time, is ended: the job is given to another attempt now."""
+    outcome = settle(state).outcome
+    if outcome is Settlement.ALIVE and end_keeper(state) is not None:
+        outcome = settle(state).outcome
+    return outcome is Settlement.SETTLED
 
 
 def _guard(plan: LaunchPlan) -> int:
