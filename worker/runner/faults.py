@@ -42,6 +42,11 @@ class JobFault(Fault):
     exit = Exit.JOB
 
 
+def diverged(what: str) -> JobFault:
+    """The error for a training whose numbers have become too large. ``what``: shows it."""
+    return JobFault(f"{what}: the training diverged; choose a lower learning_rate")
+
+
 class EnvironmentLacks(Fault):
     """This environment lacks a package or a GPU."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from worker.runner.checkpoints import Checkpoints, Saved
 from worker.runner.data.prepare import Prepared
-from worker.runner.faults import JobFault, Terminated
+from worker.runner.faults import Terminated, diverged
 from worker.runner.lazy import Array, np
 from worker.runner.protocol import Reporter, log
 from worker.runner.schedule import Schedule
@@ -128,7 +128,7 @@ class Loop:
         self._metrics = self._measured()
         for name, value in self._metrics.items():
             if not math.isfinite(value):
-                raise _diverged(f"the {name} is {value} after {self._where()}")
+                raise diverged(f"the {name} is {value} after {self._where()}")
         if self._stopping.observe(self._epoch, self._metrics) and self._stopping.keeps_best:
             self._best, self._best_metrics = self._whole_weights(), self._metrics
         self._schedule.observe(self._metrics.get("val_loss", self._metrics["loss"]))
@@ -164,10 +164,10 @@ class Loop:
         run = self._run
         weights = run.trainer.weights()
         if not all(np.isfinite(one).all() for one in weights.values()):
-            raise _diverged(f"weights are no finite numbers after {self._where()}")
+            raise diverged(f"weights are no finite numbers after {self._where()}")
         seen = len(run.data.held_x) > 0  # then metrics of the outputs were looked at
         if not seen and not np.isfinite(run.trainer.outputs(run.data.x[:_TRIED])).all():
-            raise _diverged(f"what the model says is no finite number after {self._where()}")
+            raise diverged(f"what the model says is no finite number after {self._where()}")
         return weights
 
     def _where(self) -> str:
@@ -196,7 +196,7 @@ class Loop:
 
     def _save(self) -> None:
         if not math.isfinite(loss := self._run.trainer.loss()):
-            raise _diverged(f"the loss is {loss} after {self._where()}")
+            raise diverged(f"the loss is {loss} after {self._where()}")
         self._whole_weights()
         state = self._run.trainer.state()
         tensors = {f"{_TRAINER}{name}": value for name, value in state.tensors.items()}
@@ -227,7 +227,3 @@ class Loop:
         trainer.begin_epoch(self._epoch, self._rate())
         trainer.restore(State(tensors=parts[_TRAINER], values=values["trainer"]))
         log(f"resumed from {saved.path.name}: epoch {self._epoch} of {self._run.epochs} is over")
-
-
-def _diverged(what: str) -> JobFault:
-    return JobFault(f"{what}: the training diverged; choose a lower learning_rate")

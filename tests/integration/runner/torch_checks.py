@@ -264,6 +264,13 @@ def gradients_are_clipped(directory: Path) -> None:
     assert not same_weights(free, clipped)
 
 
+def a_step_beyond_all_numbers_is_a_divergence(directory: Path) -> None:
+    """Adam's first one is ten times the learning rate, which is more than a float32 is."""
+    trainer = made([{"type": "Dense", "units": 3}], optimizer="adam")
+    with refused(JobFault, "larger than the largest number: the training diverged; choose a lower"):
+        train(trainer, 0, 1, rate=1e38)
+
+
 def mixed_precision_needs_a_gpu_and_says_so(directory: Path) -> None:
     trainer = made([{"type": "Dense", "units": 3}], mixed_precision=True, device="cpu")
     train(trainer, 0, 1)
@@ -454,6 +461,7 @@ CHECKS: dict[str, Check] = {
         for check in (
             one_sample_alone_does_not_stop_batch_norm,
             one_sample_in_each_batch_cannot_train_batch_norm,
+            a_step_beyond_all_numbers_is_a_divergence,
             gradients_are_clipped,
             mixed_precision_needs_a_gpu_and_says_so,
             a_gpu_goes_on_from_what_was_not_scaled,

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any, Final
 
+from worker.runner.faults import diverged
 from worker.runner.lazy import Array, need, np, torch
 from worker.runner.protocol import log
 from worker.runner.trainers.base import Plan, State
@@ -82,13 +83,22 @@ class TorchTrainer:
         if self._plan.gradient_clip is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self._parameters, self._plan.gradient_clip)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        self._move()
         # summed on the device: to look at each batch's loss would make the GPU wait
         self._sum += loss.detach().double() * len(indexes)
         self._count += len(indexes)
         if self._plan.classes is not None:
             self._right += (_chosen(made.detach(), self._plan.model.loss) == y).sum()
+
+    def _move(self) -> None:
+        """Raises JobFault: by more than there are numbers for."""
+        try:
+            self._scaler.step(self._optimizer)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise diverged("a step is larger than the largest number") from None
+        self._scaler.update()
 
     def loss(self) -> float:
         return float(self._sum) / max(1, self._count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from worker.runner import inference
-from worker.runner.faults import JobFault
+from worker.runner.faults import diverged
 from worker.runner.lazy import Array, need, np
 from worker.runner.trainers.base import Plan, State
 from worker.runner.trainers.masked import keep, masked
@@ -83,10 +83,7 @@ class SklearnTrainer:
         except ValueError:
             if all(np.isfinite(one).all() for one in perceptron.coefs_):
                 raise
-            raise JobFault(
-                "the weights are no finite numbers any more: the training diverged; choose a "
-                "lower learning_rate"
-            ) from None
+            raise diverged("the weights are no finite numbers any more") from None
         # scikit-learn minimises half of the squared error, and reports that
         self._sum += perceptron.loss_ * len(indexes) * (2 if plan.classes is None else 1)
         self._count += len(indexes)
