@@ -107,6 +107,7 @@ def test_a_job_that_closes_all_that_it_was_given_is_settled(
     job, child = map(int, heard.out.split()[:2])
     # its child has what it closed, and would keep it tied
     os.kill(child, signal.SIGKILL)
+    wait_until(lambda: gone(child), what="its child is dead, and holds nothing")
     os.kill(keeper_of(made), signal.SIGKILL)
     wait_until(lambda: not lock.alive(made.state), what="the keeper is dead")
     settled = settle(made.state)
