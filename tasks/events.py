@@ -204,7 +204,8 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truncated:
-    """Made by the reader: events that the capped history no longer has."""
+    """Made by the reader: events that the capped history no longer has, or that Redis has lost
+    after they were told: what follows then has some of these numbers a second time."""
 
     type: ClassVar[str] = "truncated"
     from_seq: int = 0

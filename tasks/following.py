@@ -148,17 +148,24 @@ def _listen(
     with client.pubsub() as pubsub:  # type: ignore[no-untyped-call]  # redis-py
         pubsub.subscribe(keys.events(job_id))
         _confirmed(pubsub.get_message(timeout=5.0))
-        stored = _ask(client.pipeline(), keys, job_id, sequence.last).execute()
-        yield from _catch_up(stored, job_id, sequence)
+        yield from _look(client, keys, job_id, sequence)
         patience.answered()
         while not sequence.ended:
             message = pubsub.get_message(timeout=patience.wait(), ignore_subscribe_messages=True)
             found = None if message is None else sequence.live(message["data"])
             if found is None:
-                stored = _ask(client.pipeline(), keys, job_id, sequence.last).execute()
-                found = _catch_up(stored, job_id, sequence)
+                found = _look(client, keys, job_id, sequence)
             patience.answered()
             yield from found
+
+
+def _look(client: redis.Redis, keys: Keys, job_id: str, sequence: Sequence) -> list[Envelope]:
+    """What is stored, and was not given out."""
+    stored = _ask(client.pipeline(), keys, job_id, sequence.last).execute()
+    found, anew = _catch_up(stored, job_id, sequence)
+    if anew:
+        found += _anew(_ask(client.pipeline(), keys, job_id, 0).execute(), job_id, sequence)
+    return found
 
 
 async def _listen_async(
@@ -171,8 +178,7 @@ async def _listen_async(
     async with client.pubsub() as pubsub:
         await pubsub.subscribe(keys.events(job_id))
         _confirmed(await pubsub.get_message(timeout=5.0))
-        stored = await _ask(client.pipeline(), keys, job_id, sequence.last).execute()
-        for envelope in _catch_up(stored, job_id, sequence):
+        for envelope in await _look_async(client, keys, job_id, sequence):
             yield envelope
         patience.answered()
         while not sequence.ended:
@@ -181,11 +187,20 @@ async def _listen_async(
             )
             found = None if message is None else sequence.live(message["data"])
             if found is None:
-                stored = await _ask(client.pipeline(), keys, job_id, sequence.last).execute()
-                found = _catch_up(stored, job_id, sequence)
+                found = await _look_async(client, keys, job_id, sequence)
             patience.answered()
             for envelope in found:
                 yield envelope
+
+
+async def _look_async(
+    client: redis.asyncio.Redis, keys: Keys, job_id: str, sequence: Sequence
+) -> list[Envelope]:
+    stored = await _ask(client.pipeline(), keys, job_id, sequence.last).execute()
+    found, anew = _catch_up(stored, job_id, sequence)
+    if anew:
+        found += _anew(await _ask(client.pipeline(), keys, job_id, 0).execute(), job_id, sequence)
+    return found
 
 
 def _confirmed(message: Any) -> None:
@@ -201,14 +216,25 @@ def _ask(pipe: Any, keys: Keys, job_id: str, after: int) -> Any:
     return pipe
 
 
-def _catch_up(answer: list[Any], job_id: str, sequence: Sequence) -> list[Envelope]:
+def _catch_up(answer: list[Any], job_id: str, sequence: Sequence) -> tuple[list[Envelope], bool]:
+    """What was not given out; whether all that is stored must be read: see `Sequence.set_back`."""
+    (seq, held), texts, over = _read(answer, job_id)
+    found = sequence.caught_up(texts, seq, over=over)
+    sequence.prove(found, *held)
+    return found, sequence.set_back(seq, over=over)
+
+
+def _anew(answer: list[Any], job_id: str, sequence: Sequence) -> list[Envelope]:
+    (seq, _), texts, over = _read(answer, job_id)
+    return sequence.told_anew(texts, seq, over=over)
+
+
+def _read(answer: list[Any], job_id: str) -> tuple[tuple[int, list[str | None]], list[str], bool]:
+    """Of an answer: how far the record is, who held it; the events; whether the job is over."""
     (seq, state, *held), history, tail = answer
     if seq is None:
         raise UnknownJob(
             f"no job {job_id!r}: it was never submitted to this Redis under this prefix, or its "
             "record has expired"
         )
-    texts = [row["e"] for _, row in [*history, *tail]]
-    found = sequence.caught_up(texts, int(seq), over=state in _ENDS)
-    sequence.prove(found, *held)
-    return found
+    return (int(seq), held), [row["e"] for _, row in [*history, *tail]], state in _ENDS

@@ -288,3 +288,61 @@ def test_what_somebody_else_publishes_on_the_channel(hub: Hub, following: Follow
     hub.records.publish(lease, [tagged(Log(lines=("after",)))])
     finish(hub.records, lease, events.Succeeded())
     assert in_order(follower.result(), 3)
+
+
+def as_a_replica_had_it(hub: Hub, job_id: str, last: int) -> None:
+    """A failover has lost what came after the event ``last``: each was answered, and published."""
+    client, keys = hub.client, hub.keys
+    for stream in (keys.history(job_id), keys.tail(job_id)):
+        for row, _ in client.xrange(stream, f"({last}-0"):  # type: ignore[union-attr]  # no client of asyncio's
+            client.xdel(stream, row)
+        client.execute_command("XSETID", stream, f"{last}-0")  # as it was there
+    client.hset(keys.job(job_id), "seq", last)
+
+
+@both
+@pytest.mark.parametrize("more", [0, 4], ids=["behind", "as far again"])
+def test_what_a_failover_has_lost_is_said_and_what_follows_is_told(
+    hub: Hub, following: Follow, more: int
+) -> None:
+    """Events 4 to 7 are lost; others have their numbers then, the end among them."""
+    records = hub.records
+    job_id = submit(records)
+    lease = claim(records, job_id)
+    say(records, lease, 3)
+    one = following(job_id, hub.settings)
+    heard = [next(one) for _ in range(7)]
+    as_a_replica_had_it(hub, job_id, 3)
+    for number in range(more - 1):
+        records.publish(lease, [tagged(log(f"new {number}"))])
+    finish(records, lease, events.Succeeded())
+    rest = list(one)
+    assert in_order(heard, 7)
+    assert rest[0].event == Truncated(from_seq=4, to_seq=7)
+    assert [found.seq for found in rest[1:]] == list(range(4, 4 + max(more, 1)))
+    assert rest[-1].event == events.Succeeded()
+
+
+@both
+def test_the_end_of_a_wiped_job_that_is_submitted_again(hub: Hub, following: Follow) -> None:
+    records = hub.records
+    job_id = submit(records, job_id="again")
+    say(records, claim(records, job_id), 3)
+    one = following(job_id, hub.settings)
+    assert in_order([next(one) for _ in range(7)], 7)
+    records.client.flushdb()
+    submit(records, job_id="again")
+    finish(records, claim(records, job_id), events.Succeeded())
+    assert [found.type for found in one] == ["truncated", "queued", "succeeded"]
+
+
+@both
+def test_a_job_that_is_over_and_whose_end_is_not_kept(hub: Hub, following: Follow) -> None:
+    records = hub.records
+    job_id = submit(records)
+    lease = claim(records, job_id)
+    finish(records, lease, events.Succeeded())
+    records.client.delete(hub.keys.history(job_id))
+    one = following(job_id, hub.settings)
+    with pytest.raises(UnknownJob, match="its end is not kept"):
+        list(one)
