@@ -48,7 +48,7 @@ def main() -> int:
         )
         directory = short_directory()
         try:
-            with Chaos(plan, directory) as chaos:
+            with Chaos(plan, directory, aloud=True) as chaos:
                 reports.append(chaos.run())
                 if reports[-1].violations and asked.keep:
                     shutil.copytree(

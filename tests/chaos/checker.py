@@ -50,6 +50,8 @@ class Told:
     celery_result: Any
     events: Sequence[Mapping[str, Any]]
     """The envelopes of history and tail, in the order of their stream ids."""
+    reason: str = ""
+    """Of a job that failed."""
     dropped_to: int = 0
     """The tail was trimmed: events up to this seq may be missing."""
 
@@ -139,6 +141,7 @@ def check(run: Run) -> list[Violation]:
             continue
         found += _ended_once(job, expected, told)
         found += _result(job, told, attempts)
+        found += _failure(job, told, attempts)
         found += _gap_free(job, told)
         found += _whole_stream(job, told, attempts)
     return found
@@ -230,6 +233,19 @@ def _result(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Violatio
     return found
 
 
+def _failure(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Violation]:
+    """A job has failed because its last attempt did, by its own exit code, and for nothing else."""
+    if told.state != "failed":
+        return []
+    found = []
+    if told.reason != "user_error":
+        found.append(Violation(rule="failure", job=job, detail=f"its reason is {told.reason!r}"))
+    if not attempts or attempts[-1].ended in (None, 0):
+        detail = "its last attempt did not end with an exit code that says so"
+        found.append(Violation(rule="failure", job=job, detail=detail))
+    return found
+
+
 def _gap_free(job: str, told: Told) -> list[Violation]:
     """Every event has the next number."""
     numbers = [one["seq"] for one in told.events]
@@ -269,11 +285,14 @@ def _whole_stream(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Vi
     for one in attempts:
         heard = len(lines.get(one.token, []))
         as_it_should = heard == one.steps or (is_said and heard < one.steps)
-        if one.ended == 0 and _is_result(told, one.token) and not as_it_should:
+        if one.ended is not None and _is_its_end(told, one, attempts) and not as_it_should:
             detail = f"attempt {one.token} printed {one.steps} lines, of which {heard} were heard"
             found.append(Violation(rule="stream", job=job, detail=detail))
     return found
 
 
-def _is_result(told: Told, token: int) -> bool:
-    return (told.result.get("metrics") or {}).get("token") == token
+def _is_its_end(told: Told, one: _Attempt, attempts: Sequence[_Attempt]) -> bool:
+    """Whether the job ended as this attempt did."""
+    if told.state == "failed":
+        return one is attempts[-1] and one.ended != 0
+    return one.ended == 0 and (told.result.get("metrics") or {}).get("token") == one.token

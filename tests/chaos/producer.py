@@ -21,6 +21,7 @@ _SCRIPT: Final = Path(__file__).with_name("job.py")
 _ENDS: Final = ("succeeded", "failed", "cancelled", "rejected")
 _ATTEMPTS: Final = 100
 """That a job may have: a run is not about giving up."""
+_ENDLESS_S: Final = 3600.0
 _AGAIN_S: Final = 0.3
 """After which it is tried again while Redis is away."""
 _AWAY: Final = (RedisUnavailable, redis.RedisError)
@@ -70,6 +71,11 @@ class Producer:
     def open(self) -> list[str]:
         """The jobs that are not over."""
         return sorted(self._open)
+
+    @property
+    def over(self) -> int:
+        """How many jobs are over."""
+        return len(self._begun) - len(self._open)
 
     def step(self) -> None:
         """Do what is due. Returns soon."""
@@ -139,7 +145,16 @@ class Producer:
         else:
             program, place = [str(_SCRIPT)], str(self._log)
         # the last argument is a mark: by it a process of this run is known
-        words = ["python3", "-I", "-S", *program, place, str(job.seconds), code, str(self._log)]
+        words = [
+            "python3",
+            "-I",
+            "-S",
+            *program,
+            place,
+            str(_ENDLESS_S if job.endless else job.seconds),
+            code,
+            str(self._log),
+        ]
         return {"job_id": job.id, "command": words, "max_attempts": _ATTEMPTS}
 
     def _cancel_due(self) -> None:

@@ -94,6 +94,8 @@ class Job:
     id: str
     seconds: float
     meant: End = End.SUCCEEDED
+    endless: bool = False
+    """It lasts for as long as nobody cancels it."""
     after: tuple[str, ...] = ()
     """Jobs of whose chain or chord it is the next step."""
 
@@ -144,4 +146,5 @@ def _job(
     after: tuple[str, ...] = (),
 ) -> Job:
     seconds = draw.choice((0.1, 0.3, 0.5, 1.0, 1.0, 3.0))
-    return Job(id=f"chaos-{number:05d}", seconds=seconds, meant=meant, after=after)
+    endless = meant is End.CANCELLED and seconds >= 1.0  # else a cancel that does nothing passes
+    return Job(id=f"chaos-{number:05d}", seconds=seconds, meant=meant, after=after, endless=endless)

@@ -150,6 +150,43 @@ PLANTED: dict[str, tuple[str, Callable[[Run], object]]] = {
 }
 
 
+def failed() -> Run:
+    """One job whose only attempt did two steps and ended with 1."""
+    run = good()
+    run.expected = {"a": Expected(ends=frozenset({"failed"}))}
+    run.log = [*run.log[:-1], entry("ended", 4, code=1)]
+    told(run, state="failed", reason="user_error", result={}, celery="FAILURE", celery_result=None)
+    events(run, lambda rows: rows[-1].update(type="failed"))
+    return run
+
+
+def test_a_job_that_failed_as_it_was_meant_to_is_no_violation() -> None:
+    assert check(failed()) == []
+
+
+PLANTED_IN_A_FAILURE: dict[str, tuple[str, Callable[[Run], object]]] = {
+    "another reason": ("failure", lambda run: told(run, reason="node_lost")),
+    "no attempt at all": ("failure", lambda run: setattr(run, "log", [])),
+    "an attempt that never ended": ("failure", lambda run: setattr(run, "log", run.log[:-1])),
+    "an attempt that ended well": (
+        "failure",
+        lambda run: setattr(run, "log", [*run.log[:-1], entry("ended", 4)]),
+    ),
+    "its last line lost": (
+        "stream",
+        lambda run: events(run, lambda rows: rows[2].update(lines=[])),
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED_IN_A_FAILURE)
+def test_a_violation_that_is_planted_in_a_failure_is_found(planted: str) -> None:
+    rule, plant = PLANTED_IN_A_FAILURE[planted]
+    run = failed()
+    plant(run)
+    assert rule in {one.rule for one in check(run)}
+
+
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_violation_is_found(planted: str) -> None:
     rule, plant = PLANTED[planted]

@@ -28,6 +28,8 @@ def test_every_kind_of_fault_and_of_job_comes() -> None:
     assert {one.meant for one in made} == set(End)
     assert {len(one.after) for one in made} == {0, 1, 2}
     assert len({one.id for one in made}) == 500
+    assert {one.endless for one in made if one.meant is End.CANCELLED} == {True, False}
+    assert not any(one.endless for one in made if one.meant is not End.CANCELLED)
 
 
 def test_only_the_faults_that_are_asked_for_come() -> None:
