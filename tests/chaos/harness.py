@@ -60,6 +60,10 @@ class Plan:
     and its next attempt outside."""
 
 
+_GONE_WITHIN: Final = 15.0
+"""Of a node's stop: a keeper that lost it all lets go after that."""
+
+
 class Chaos:
     """One run. A context manager: everything that it started ends with it."""
 
@@ -217,6 +221,15 @@ class Chaos:
     def _left(self) -> dict[str, list[str]]:
         return left.found(self._directory, self._hosts, self._client, self._engine)
 
+    def _left_by_nodes(self) -> dict[str, list[str]]:
+        """What is still there of nodes that were stopped as an operator stops them."""
+        for host in self._hosts:
+            host.node.stop()
+        gone = time.monotonic() + _GONE_WITHIN
+        while (found := left.serving(self._hosts)) and time.monotonic() < gone:
+            time.sleep(_TICK)
+        return {"processes of stopped nodes": found} if found else {}
+
     def _report(self, injector: Injector, seconds: float) -> Report:
         told = {job.id: self._told(job.id) for job in self._jobs}
         log = checker.parse((self._log / LOG).read_text().splitlines())
@@ -231,7 +244,7 @@ class Chaos:
                 expected={job.id: _expected(job) for job in self._jobs},
                 log=log,
                 told=told,
-                left=self._left(),
+                left={**self._left(), **self._left_by_nodes()},
             )
         )
         slowest = max(waits, key=lambda job: waits[job], default="none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Sequence
@@ -49,6 +50,28 @@ def _processes(log: Path) -> list[str]:
         if (line := procfs.read_bytes(f"/proc/{pid}/cmdline") or b"").endswith(mark + b"\0")
         and b"-S" in line.split(b"\0")
     ]
+
+
+def serving(hosts: Sequence[Host]) -> list[str]:
+    """Processes that have to do with a node's directory: none has, once the nodes are stopped."""
+    marks = [os.fsencode(host.node.directory) for host in hosts]
+    return [
+        f"{pid} {procfs.read_bytes(f'/proc/{pid}/comm')!r}"
+        for pid in procfs.pids()
+        if pid != os.getpid() and any(mark in _has(pid) for mark in marks)
+    ]
+
+
+def _has(pid: int) -> bytes:
+    """What a process was started with, and what it has open."""
+    place = Path(f"/proc/{pid}")
+    said = [procfs.read_bytes(f"{place}/{name}") or b"" for name in ("cmdline", "environ")]
+    with contextlib.suppress(OSError):  # it has ended
+        said.append(os.fsencode((place / "cwd").readlink()))
+        for opened in (place / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                said.append(os.fsencode(opened.readlink()))
+    return b"\n".join(said)
 
 
 def _held(hosts: Sequence[Host]) -> list[str]:

@@ -46,3 +46,17 @@ def test_processes_leases_directories_and_keys(tmp_path: Path) -> None:
             }
             process.kill()
         client.close()
+
+
+def test_a_process_of_a_stopped_node(tmp_path: Path) -> None:
+    with RedisServer() as server:
+        node = LiveNode(directory=tmp_path / "node", redis_url=server.url)
+        node.paths.create()
+        host = Host(node, Link(server.socket), WallClock(tmp_path / "clock"))
+        assert left.serving([host]) == []
+        words = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+        lock = node.paths.leases / "cpu0.lock"
+        with lock.open("w") as opened, subprocess.Popen(words, stdout=opened, cwd="/") as process:
+            assert [one.split()[0] for one in left.serving([host])] == [str(process.pid)]
+            process.kill()
+        assert left.serving([host]) == []

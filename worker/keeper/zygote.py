@@ -170,7 +170,7 @@ class Zygote:
 
     def _launch(self) -> None:
         if not sys.platform.startswith("linux"):
-            raise PlatformError("keepers need Linux (subreaper, parent death signal, /proc)")
+            raise PlatformError("keepers need Linux (subreaper, signals of pipes, /proc)")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_ANSWER_WITHIN)
         # The interpreter behind venv links: a start script on PATH costs more than a fork.
