@@ -56,9 +56,13 @@ _WAITING = 4
 """How many processes few CPUs have: tests of whole nodes wait for most of their time."""
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """What ``-n auto`` stands for."""
-    cpus = os.cpu_count() or 1
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What ``-n auto`` stands for; None: what xdist makes of it."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    may_use = getattr(os, "sched_getaffinity", None)  # of Linux
+    cpus = len(may_use(0)) if may_use else os.cpu_count() or 1
     return max(cpus, min(2 * cpus, _WAITING))
 
 

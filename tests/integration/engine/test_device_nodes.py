@@ -118,9 +118,9 @@ def test_podman_gives_nodes_that_everybody_opens_and_refuses_those_of_a_group(
         assert heard.exit is not None
         assert heard.exit.code == 0, heard.err.decode()
         handle.remove()
-        from worker.runtimes.engine import runtime
+        from worker.runtimes.engine import starting
 
-        monkeypatch.setattr(runtime, "groups_for", lambda nodes, user: (GROUP,))
+        monkeypatch.setattr(starting, "groups_for", lambda nodes, user: (GROUP,))
         with pytest.raises(EngineError, match=f"none of the host's groups.*{GROUP}"):
             jobs.runtime.start(plan(jobs, "/dev/full"), soon())
         jobs.places.release()
