@@ -48,6 +48,11 @@ class Entry:
     """The directory with its files; read-only."""
     held: Held
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes of the cache."""
+        return _size(self.data.parent)
+
     def close(self) -> None:
         """Safe to call twice."""
         self.held.close()

@@ -14,6 +14,7 @@ from worker.store.cache import Entry
 from worker.store.fetching import Fetcher
 from worker.store.policy import Policy
 from worker.store.refusals import DataRefused
+from worker.store.send import TooLarge
 from worker.store.sources import Source
 from worker.store.trees import File, manifest_sha256
 from worker.store.unpacking import ARCHIVES, Unpacker, kind_of, one_folder
@@ -21,6 +22,7 @@ from worker.store.walk import Walk
 
 _BLOCK: Final = 1 << 20
 _MOST_ENTRIES: Final = 1_000_000
+_MB: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +57,17 @@ def data_of(
     kind = None if fetched.folder or unpacker is None else kind_of(source.name, ARCHIVES)
     if kind is None or unpacker is None:
         return Data(path=data if fetched.folder else data / source.name, entry=entry)
+    packed = entry.size  # which stays in the cache while it is unpacked
+    most = max(0, policy.cap - packed)
     try:
-        tree = unpacker.unpacked(entry, kind, most_bytes=policy.cap, most_files=_MOST_ENTRIES)
+        tree = unpacker.unpacked(entry, kind, most_bytes=most, most_files=_MOST_ENTRIES)
+    except TooLarge as error:
+        raise DataRefused(
+            f"dataset_uri {source.shown!r}: unpacked, {error}; it may have {_MOST_ENTRIES} files, "
+            f"and has to fit with the archive ({packed / _MB:,.1f} MiB) into this node's cache of "
+            f"{policy.cap / _MB:,.1f} MiB (storage.cache_mb)",
+            elsewhere=True,
+        ) from None
     except DataRefused as error:
         raise DataRefused(f"dataset_uri {source.shown!r}: {error}") from None
     finally:

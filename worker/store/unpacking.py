@@ -68,6 +68,7 @@ class Unpacker:
                     return {"room": partial.grow(int(asked["room"]))}
 
                 entry = partial.publish(tree_from(send(request, answer, self._waiting)))
-        with entry.unless_kept():
-            self._cache.remember(key, Known(sha256=entry.sha256, token="", folder=True, asked=0.0))
+            with entry.unless_kept():  # still alone: whoever waits finds it known
+                known = Known(sha256=entry.sha256, token="", folder=True, asked=0.0)
+                self._cache.remember(key, known)
         return entry

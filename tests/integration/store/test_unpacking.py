@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from tasks.job import JobConfig
 from tests.integration.store.conftest import entries, leftovers
 from tests.integration.store.serving import Page, Server
 from worker.store import locks
+from worker.store.cache import Cache, Known
 from worker.store.policy import Policy
 from worker.store.provide import Provided, Store
 from worker.store.refusals import DataRefused, NoRoom
@@ -67,6 +69,46 @@ def test_the_runner_gets_a_folder_and_a_program_its_archive(
     assert not leftovers(tmp_path / "cache")
 
 
+def test_an_archive_and_its_files_have_to_fit_into_the_cache(
+    provide: Provide, server: Server, tmp_path: Path
+) -> None:
+    """Where they never will, the job is rejected; where others are in the way, handed back."""
+    packed_mb, unpacked_mb = 2, 3
+    content = packed({"noise": random.Random(1).randbytes(packed_mb << 20)})
+    both = packed({"noise": random.Random(1).randbytes(packed_mb << 20), "zeros": bytes(1 << 20)})
+    server.pages["/others.zip"] = Page(content, etag='"1"')
+    server.pages["/mine.zip"] = Page(both, etag='"1"')
+    mine = f"{server.url}/mine.zip"
+    for _ in range(2):
+        with pytest.raises(DataRefused, match=r"with the archive \(2\.0 MiB\).* of 5\.0 MiB"):
+            provide(mine, cap=(packed_mb + unpacked_mb) << 20)
+    cap = (packed_mb + unpacked_mb + 1) << 20
+    others = provide(f"{server.url}/others.zip", {"command": ["true"]}, cap=cap)
+    with pytest.raises(NoRoom, match="in use by other jobs"):
+        provide(mine, cap=cap)
+    others.close()
+    provide(mine, cap=cap).close()
+    assert not leftovers(tmp_path / "cache")
+
+
+def test_it_is_remembered_before_another_may_unpack_it(
+    provide: Provide, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember, alone = Cache.remember, []
+
+    def watched(cache: Cache, key: str, known: Known) -> None:
+        lock = locks.attempt(tmp_path / "cache" / "keys" / f"{key}.lock")
+        alone.append(lock is None)
+        if lock is not None:
+            lock.close()
+        remember(cache, key, known)
+
+    monkeypatch.setattr(Cache, "remember", watched)
+    server.pages["/pets.zip"] = Page(packed(IMAGES), etag='"1"')
+    provide(f"{server.url}/pets.zip").close()
+    assert alone == [True, True], "of the archive, and of what was in it"
+
+
 def test_an_archive_that_nobody_may_unpack(
     provide: Provide, server: Server, tmp_path: Path
 ) -> None:
@@ -78,7 +120,9 @@ def test_an_archive_that_nobody_may_unpack(
         with pytest.raises(DataRefused, match=rf"dataset_uri 'http://.*/{name}': .*{says}"):
             provide(f"{server.url}/{name}")
     server.pages["/bomb.zip"] = Page(packed({"zeros": bytes(8 << 20)}), etag='"b"')
-    with pytest.raises(NoRoom, match=r"storage\.cache_mb"):
+    with pytest.raises(
+        DataRefused, match=r"more than 3\.9.* MiB.* of 4\.0 MiB \(storage\.cache_mb"
+    ):
         provide(f"{server.url}/bomb.zip", cap=4 << 20)
     assert not leftovers(tmp_path / "cache")
     assert not (tmp_path / "up").exists()
