@@ -24,7 +24,7 @@ _ORDER: Final = 2
 _SIGN_OF_LIFE_S: Final = 10.0
 """An epoch that takes long says so this often, in seconds."""
 _TRIED: Final = 1024
-"""Samples that a model is tried with, where none are held out."""
+"""Samples that a model is tried with at most, where none are held out."""
 _BEST: Final = "best/"
 _TRAINER: Final = "trainer/"
 
@@ -160,13 +160,16 @@ class Loop:
         """The model's weights, which can be used.
 
         A loss was measured before the step that it led to, so it does not show what that step did.
+        The model is tried with no more than a batch of the training: for that there is memory, and
+        a checkpoint on SIGTERM has no time for more.
         """
         run = self._run
         weights = run.trainer.weights()
         if not all(np.isfinite(one).all() for one in weights.values()):
             raise diverged(f"weights are no finite numbers after {self._where()}")
         seen = len(run.data.held_x) > 0  # then metrics of the outputs were looked at
-        if not seen and not np.isfinite(run.trainer.outputs(run.data.x[:_TRIED])).all():
+        tried = run.data.x[: 0 if seen else min(_TRIED, run.batch_size)]
+        if len(tried) and not np.isfinite(run.trainer.outputs(tried)).all():
             raise diverged(f"what the model says is no finite number after {self._where()}")
         return weights
 

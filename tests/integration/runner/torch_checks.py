@@ -360,6 +360,11 @@ def images_become_arrays(directory: Path) -> None:
     (directory / "train" / "dark" / "._1.png").write_bytes(b"what macOS adds")
     (directory / "train" / "__MACOSX").mkdir()
     (directory / "train" / "__MACOSX" / "1.png").write_bytes(b"the same")
+    for name in (".ipynb_checkpoints", "__MACOSX", "more/.thumbs/small"):
+        hidden = directory / "train" / "dark" / name
+        hidden.mkdir(parents=True)
+        Image.new("RGB", (6, 4), (9,) * 3).save(hidden / "1-checkpoint.png")
+    assert len(load_images(directory / "train", size=None, color="rgb").x) == 6
     assert load_images(directory, size=None, color="rgb").classes == ("dark", "light")
     (directory / "train" / "dark" / "9.png").write_bytes(b"no image")
     with refused(JobFault, "train/dark/9.png: is no image"):

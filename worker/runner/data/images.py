@@ -49,9 +49,11 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     found = [
         (kind.name, path)
         for kind in sorted(folder.iterdir())
-        if kind.is_dir() and not _hidden(kind)
+        if kind.is_dir() and not _hidden(kind.name)
         for path in sorted(kind.rglob("*"))
-        if not _hidden(path) and path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(_hidden(part) for part in path.relative_to(kind).parts)
     ]
     if not found:
         raise JobFault(
@@ -61,9 +63,9 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    """What editors and macOS leave beside the images."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+def _hidden(name: str) -> bool:
+    """What editors, notebooks and macOS leave beside the images: files, and folders of them."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _read(folder: Path, paths: list[Path], size: Size | None, color: str) -> Array:

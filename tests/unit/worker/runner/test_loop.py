@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,32 @@ def test_no_checkpoint_is_saved_of_what_diverged(plan: Plan, tmp_path: Path, num
     with pytest.raises(JobFault, match="after epoch 0, step 2: the training diverged"):
         train(plan, tmp_path / "job", Diverging(plan, number, 2))
     assert not (tmp_path / "job" / "ck").exists()
+
+
+class Weighed(Signalled):
+    """Knows how many samples it was asked about at once."""
+
+    def __init__(self, plan: Plan, number: int, at: int) -> None:
+        super().__init__(plan, number, at)
+        self.asked: list[int] = []
+
+    def outputs(self, x: Array) -> Array:
+        self.asked.append(len(x))
+        return super().outputs(x)
+
+
+def test_a_model_is_tried_with_no_more_than_a_batch(plan: Plan, tmp_path: Path) -> None:
+    """Where nothing is held out: there may be no memory for more."""
+    plan = replace(plan, data=replace(plan.data, held_x=SAMPLES[:0], held_y=plan.data.y[:0]))
+    trainer = Weighed(plan, signal.SIGUSR1, EPOCHS * STEPS - 1)
+    trained, said = train(plan, tmp_path / "job", trainer)
+    assert isinstance(trained, Trained)
+    assert [line["epoch"] for line in said if line["type"] == "checkpoint"] == [EPOCHS - 1]
+    assert trainer.asked == [plan.batch_size] * 2, "once for the checkpoint, once at the end"
+    trainer = Weighed(plan, signal.SIGTERM, 1)
+    ended, _ = train(plan, tmp_path / "ended", trainer)
+    assert ended == "stopped by SIGTERM; a checkpoint was saved after epoch 0, step 1"
+    assert trainer.asked == [plan.batch_size]
 
 
 def test_sigterm_before_training_ends_the_run_at_once() -> None:
