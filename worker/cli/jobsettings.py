@@ -18,8 +18,8 @@ _FLAT: Final = ("labels", "env")
 def apply(job: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """``job`` with every ``key=value``; ``key`` may lead inside: ``hyperparameters.learning_rate``.
 
-    Values are read as JSON or YAML, but for fields that take text; ``null`` is none in these, too,
-    where they may be left out. Raises click.UsageError.
+    Values are read as JSON or YAML, but for fields that take text; ``null`` takes a field away, so
+    that it is as if it had been left out. Raises click.UsageError.
     """
     for change in changes:
         key, equals, text = change.partition("=")
@@ -31,7 +31,10 @@ def apply(job: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
                 f"--set {change!r}: a job has no field {field!r}; there are "
                 + ", ".join(sorted(JobConfig.model_fields))
             )
-        _put(job, _place(key), _parsed(field, text), change)
+        if text == "null" and _may_be_left_out(key):
+            job.pop(key, None)
+        else:
+            _put(job, _place(key), _parsed(field, text), change)
     return job
 
 
@@ -42,12 +45,16 @@ def _place(key: str) -> list[str]:
     return key.split(".")
 
 
+def _may_be_left_out(key: str) -> bool:
+    """Whether ``key`` is a field, not a place inside of one, and not a required one."""
+    field = JobConfig.model_fields.get(key)
+    return field is not None and not field.is_required()
+
+
 def _parsed(field: str, text: str) -> Any:
     from worker.cli.jobfile import scalar  # which reads files with this module
 
     kind = JobConfig.model_fields[field].annotation
-    if text == "null" and NoneType in get_args(kind):
-        return None
     if field in _FLAT or _textual(kind):
         return text
     return scalar(text)

@@ -144,9 +144,15 @@ def test_null_takes_a_field_away_that_may_be_left_out() -> None:
     job = {"command": ["x"], "image": "a:1", "seed": 3, "labels": {"a": "b"}}
     changes = ["image=null", "seed=null", "expires=null", "user_id=null", "labels.a=null"]
     changed = apply(job, changes)
-    assert (changed["image"], changed["seed"], changed["expires"]) == (None, None, None)
-    assert (changed["user_id"], changed["labels"]) == ("null", {"a": "null"})  # they are text
+    assert changed == {"command": ["x"], "labels": {"a": "null"}}  # inside of labels all is text
     assert JobConfig.parse(changed).image is None
+
+
+@pytest.mark.parametrize("field", sorted(JobConfig.model_fields))
+def test_null_takes_any_field_away(field: str) -> None:
+    left = apply({"command": ["x"], field: "whatever"}, [f"{field}=null"])
+    assert left == ({} if field == "command" else {"command": ["x"]})
+    assert apply({"command": ["x"], **left}, ["epochs=2", f"{field}=null"]).get(field) is None
 
 
 def test_arguments_of_a_script_are_set() -> None:
