@@ -147,5 +147,9 @@ class RuntimeUnavailable(CyxWizError):
     """The runtime cannot start an attempt now; another node, or this one later, may."""
 
 
+class StartUncertain(RuntimeUnavailable):
+    """It was not seen to start, and something of the attempt may live all the same."""
+
+
 class KeeperError(CyxWizError):
     """The keeper of an attempt cannot be reached, or refused a command."""

@@ -46,6 +46,8 @@ _UNABLE = 78
 _UNABLE_CHILDREN = 3
 _CHILD_AGAIN_S = 1.0
 _slot: SlotProcess | None = None
+_worker = 0
+"""The process id of the pool's parent."""
 _unable_children = mmap.mmap(-1, 1)
 """Shared with the pool's children: how many of them, in a row, could not begin."""
 
@@ -61,6 +63,8 @@ def slot() -> SlotProcess:
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
 def _subscribe(sender: str, instance: Any, **_: Any) -> None:
     """Read the queues that the slot satisfies, whatever ``-Q`` says, before consuming begins."""
+    global _worker
+    _worker = os.getpid()
     obey_only_questions()
     try:
         app.amqp.queues.select(slot().queues())
@@ -92,7 +96,9 @@ def _end_child() -> None:
     _unable_children[0] = min(_unable_children[0] + 1, 255)
     log.exception("slot.child_unable slot=%s times=%d", slot().name, _unable_children[0])
     if _unable_children[0] >= _UNABLE_CHILDREN:
-        os.kill(os.getppid(), signal.SIGQUIT)
+        worker = os.getppid()
+        if worker == _worker:  # else it has died, and this is somebody who knows of nothing
+            os.kill(worker, signal.SIGQUIT)
     time.sleep(_CHILD_AGAIN_S)
     os._exit(1)
 

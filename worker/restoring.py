@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks import events
-from tasks.errors import LeaseLost
+from tasks.errors import InvalidJob, LeaseLost
 from tasks.job import JobConfig
 from tasks.record import Claimed, Lost, tagged
 from tasks.routing import route
@@ -63,8 +63,11 @@ class Restoring:
             log.warning("job.queued_again job=%s why=%s", job_id, why)
 
     def _write(self, event: events.Event, queue_in_ms: int | None = None) -> None:
-        """See `Records.restore`."""
-        job = JobConfig.parse(self._claim.spec)
+        """See `Records.restore`. Raises LeaseLost, too, where this node cannot read the job."""
+        try:
+            job = JobConfig.parse(self._claim.spec)
+        except InvalidJob as error:
+            raise LeaseLost(f"{self._claim.lease.job_id}: {error}") from None
         way, place = route(job), self._parts.place
         batch = self._publisher.batch
         said = tagged(event)

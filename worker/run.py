@@ -19,6 +19,7 @@ from tasks.errors import (
     LeaseLost,
     RecordGone,
     RuntimeUnavailable,
+    StartUncertain,
 )
 from tasks.exec_request import EXEC, EXEC_END
 from tasks.executor import Delivery, Dropped, Verdict
@@ -135,6 +136,7 @@ class Run:
         self._early: tuple[Ended, str] | None = None
         self._fenced = False
         self._forgotten = False
+        self._uncertain = False
         self._away = 0.0
         self._is_left = False
         self._lasting = False
@@ -158,7 +160,9 @@ class Run:
 
     def forgotten(self) -> None:
         """Redis has lost the record of the job, which may be somebody else's by now."""
-        self._forgotten = True
+        # after longer than records of ended jobs stay, it may be that the job has ended elsewhere
+        known_until = self._renewal.deadline + self._parts.records.terminal_ttl_s
+        self._forgotten = time.monotonic() < known_until
         self.lost()
 
     def restore(self) -> None:
@@ -281,6 +285,7 @@ class Run:
             return TurnedAway.rejected(FailureReason.USER_ERROR, str(error)).outcome, {}
         except RuntimeUnavailable as error:
             log.warning("attempt.unstarted attempt=%s error=%s", self._id, error)
+            self._uncertain = isinstance(error, StartUncertain)
             self._parts.engines.doubt()
             return TurnedAway.by_runtime(error, self._claim.handed_back_everywhere).outcome, {}
         except (LeaseLost, Left):
@@ -457,6 +462,8 @@ class Run:
 
     def _remove(self) -> bool:
         """Whether no process of the attempt is left, nor its state. May be called again."""
+        if self._uncertain:
+            return False  # the node settles what it is, once that can be
         try:
             if self._handle is not None:
                 self._handle.remove()
@@ -467,7 +474,9 @@ class Run:
 
     def _may_live(self) -> bool:
         """Whether nobody has seen that all processes of the attempt have ended."""
-        return self._handle is not None and self._handle.status() is not Status.EXITED
+        if self._handle is None:
+            return self._uncertain
+        return self._handle.status() is not Status.EXITED
 
     def _clean_up(self) -> bool:
         """Nothing of the attempt stays: no process, no grant, no directory but checkpoints. Whether

@@ -265,7 +265,6 @@ class SlotProcess:
         )
         self._heirs = Heirs(parts, self._tell)
         self._heirs.find()
-        Store(Policy.of(self._config)).sweep()
         self._zygote.start()  # warm before the first job
         self._native = native
         self._bound = Interruptible(
@@ -273,6 +272,7 @@ class SlotProcess:
         )
         executor.bind(self._bound)
         self._heirs.start()  # not before the slot can go on with them, nor if it never can
+        Store(Policy.of(self._config)).sweep()  # which may wait for whoever uses the cache
 
     def _signer(self) -> Signer | None:
         try:

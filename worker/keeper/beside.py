@@ -40,7 +40,9 @@ class Beside:
                 os.close(fd)
             return
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds[-1])
-        spec: Spec = {**self._spec, "argv": argv}
+        # The keeper stands still until a program is executed, which may be long where its file
+        # is far away; a shell is here.
+        spec: Spec = {**self._spec, "argv": ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]}
         try:
             pid = job.start(spec, fds[: protocol.STREAMS], self._leases, self._tether)
         except OSError as error:

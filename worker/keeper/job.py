@@ -2,8 +2,9 @@
 
 By posix_spawn, which runs no code of ours in the new process: a fork of this one costs more than
 all else that a keeper does, as every page that either side touches is a fault and most are copied.
-What posix_spawn cannot set is inherited (the umask, no new privileges) or put upon the process at
-once, and upon whatever it may have forked by then.
+What posix_spawn cannot set is inherited: the umask, no new privileges, CPUs and soft limits, the
+last two of which this process has only meanwhile. Hard limits, which only root could take back, are
+put upon the process at once, and upon whatever it may have forked by then.
 """
 
 # No pathlib here: its import costs each slot a megabyte.
@@ -21,7 +22,7 @@ from worker.keeper import cpus, procfs, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from worker.keeper.protocol import Spec
     from worker.keeper.tether import Tether
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _MIB = 1 << 20
 _OOM_SCORE = b"500"
 _DATA_SLACK = 1 << 30
+_PASSES = 20
 _OF_THE_HOST = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """What is no fault of the program."""
 
@@ -93,13 +95,14 @@ def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tet
     wanted = cpus.affinity(spec["slot"], spec["cpu_cores"], sorted(os.sched_getaffinity(0)))
     for lease in leases:
         os.set_inheritable(lease, True)  # a survivor keeps them held
+    others = procfs.below(os.getpid())
     end = tether.end()
     try:
-        pid = _spawn(spec, streams)
+        with _as_the_job(limits, wanted):
+            pid = _spawn(spec, streams)
         try:
             tether.tie(end, pid)
-            confine(pid, limits)
-            cpus.keep_to(pid, wanted)
+            confine(pid, limits, others)
         except OSError:
             if not _is_over(pid):
                 os.killpg(pid, signal.SIGKILL)
@@ -107,6 +110,24 @@ def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tet
     finally:
         os.close(end)
     return pid
+
+
+@contextlib.contextmanager
+def _as_the_job(limits: list[tuple[int, int]], wanted: set[int] | None) -> Iterator[None]:
+    """This process has, within, what the job is to inherit. Raises OSError."""
+    own = [(kind, resource.getrlimit(kind)) for kind, _ in limits]
+    available = os.sched_getaffinity(0)
+    try:
+        for (kind, value), (_, (_, hard)) in zip(limits, own, strict=True):
+            resource.setrlimit(kind, (value, hard))
+        if wanted:
+            os.sched_setaffinity(0, wanted)
+        yield
+    finally:
+        for kind, both in own:
+            resource.setrlimit(kind, both)
+        if wanted:
+            os.sched_setaffinity(0, available)
 
 
 def _spawn(spec: Spec, streams: Sequence[int]) -> int:
@@ -153,22 +174,45 @@ def _program(name: str, env: dict[str, str]) -> str:
     raise OSError(number, os.strerror(number), name)
 
 
-def confine(pid: int, limits: list[tuple[int, int]]) -> None:
-    """Raises OSError. What is forked from here on inherits it; what was, it is put upon as well."""
-    confined: set[int] = set()
-    waiting = {pid}
-    while waiting:
-        for one in waiting:
-            try:
-                for kind, value in limits:
-                    resource.prlimit(one, kind, (value, value))
-                _score_for_oom(one)
-            except ProcessLookupError:
-                if one == pid:
-                    raise
-        confined |= waiting
-        # orphans of it are children of this process
-        waiting = set(procfs.below(os.getpid())) - confined
+def confine(pid: int, limits: list[tuple[int, int]], others: Collection[int] = ()) -> None:
+    """Put ``limits`` (of `resource`) upon a new child. ``others``: processes of this one that were
+    there before it.
+
+    What it forks from here on inherits them; upon what it has forked by now, orphans included,
+    they are put as well. Raises OSError, also where it forks faster than that.
+    """
+    _limit(pid, limits)
+    _score_for_oom(pid)
+    known = {pid, *others}
+    for _ in range(_PASSES):
+        new = {*procfs.below(pid), *(procfs.children(os.getpid()) or ())} - known
+        if not [one for one in new if _forked(one, limits)]:
+            return
+        known |= new
+    raise OSError(errno.EAGAIN, "it forks faster than it can be confined")
+
+
+def _forked(pid: int, limits: list[tuple[int, int]]) -> bool:
+    """Whether a process, if it is there, had been forked before its parent was confined."""
+    try:
+        changed = _limit(pid, limits)
+    except ProcessLookupError:
+        return False
+    if changed:
+        _score_for_oom(pid)
+    return changed
+
+
+def _limit(pid: int, limits: list[tuple[int, int]]) -> bool:
+    """Whether any of ``limits`` was not kept yet: what it has lowered by itself stays."""
+    changed = False
+    for kind, value in limits:
+        soft, hard = resource.prlimit(pid, kind)
+        lower = hard != resource.RLIM_INFINITY and hard < value
+        if not lower and (soft, hard) != (value, value):
+            resource.prlimit(pid, kind, (value, value))
+            changed = True
+    return changed
 
 
 def _score_for_oom(pid: int) -> None:

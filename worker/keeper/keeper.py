@@ -73,15 +73,17 @@ class Keeper:
 
     def start(self, connection: socket.socket) -> None:
         """Fork the job and greet the supervisor. Raises OSError: nothing was started."""
+        record = self._record()  # a start may take long, and then somebody must find whom to end
         # The job first, what it needs not beside it; should the rest fail, it dies with this.
         self._subject.start()
         self._listener = listen(self._spec["state"])
         self._watch.want(self._listener.fileno(), READ, self._accept)
-        self._record()
+        self._write({**record, "job": self._subject.pid})
         self._attach(connection)
-        self._conversation.flush()
+        if not self._conversation.flush():
+            raise ConnectionError("whoever asked for the attempt has given it up")
 
-    def _record(self) -> None:
+    def _record(self) -> dict[str, object]:
         """Who keeps this attempt, for those who find its directory."""
         own = procfs.process(os.getpid())
         record = {
@@ -91,9 +93,12 @@ class Keeper:
             "fence": self._spec["fence"],
             "slot": self._spec["slot"],
             "scratch": self._spec["scratch"],
-            "job": self._subject.pid,
             "leases": [os.readlink(f"/proc/self/fd/{fd}") for fd in self._leases],
         }
+        self._write(record)
+        return record
+
+    def _write(self, record: dict[str, object]) -> None:
         os.pwrite(self._lock, json.dumps(record).encode(), 0)
 
     # --- the loop

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tasks.errors import KeeperError, RuntimeUnavailable
+from tasks.errors import KeeperError, RuntimeUnavailable, StartUncertain
 from worker.keeper import lock, secret_files
 from worker.keeper.settle import Settlement, end_keeper, remove_tree, settle
 from worker.plan import LaunchPlan
@@ -29,7 +29,8 @@ def beginning(
     """``directories`` are there, and so are the secrets; yields the lock, for the keeper.
 
     After an error nothing that was made here is left. ``owner``: uid and gid of the job's user.
-    Raises OSError; RuntimeUnavailable: another keeper has the attempt.
+    Raises OSError; RuntimeUnavailable: another keeper has the attempt; StartUncertain: what may
+    have started could not be ended.
     """
     made: list[Path] = []
     guard = -1
@@ -41,12 +42,15 @@ def beginning(
         if plan.secrets is not None:
             secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, owner)
         yield guard
-    except (OSError, KeeperError, RuntimeUnavailable):
+    except (OSError, KeeperError, RuntimeUnavailable) as error:
         if guard >= 0:
             os.close(guard)
-        if guard < 0 or _nothing_lives(plan.state):
-            for directory in made:
-                remove_tree(directory)
+            if not _nothing_lives(plan.state):
+                raise StartUncertain(
+                    f"{error}; what may have started could not be ended"
+                ) from error
+        for directory in made:
+            remove_tree(directory)
         raise
     os.close(guard)
 

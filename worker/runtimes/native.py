@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tasks.errors import KeeperError, RuntimeUnavailable
+from tasks.errors import KeeperError, RuntimeUnavailable, StartUncertain
 from worker.keeper import client, containers, lock, protocol
 from worker.keeper.client import KeeperLink
 from worker.keeper.protocol import Verb
@@ -86,6 +86,8 @@ class NativeRuntime:
             with beginning(plan, directories, (os.geteuid(), os.getegid())) as guard:
                 connection = self._zygote.spawn(self._spec(plan, deadline), guard, plan.grant.fds)
                 link = KeeperLink(connection, plan.attempt, _HELLO_WITHIN)
+        except StartUncertain:
+            raise
         except (OSError, KeeperError, RuntimeUnavailable) as error:
             raise RuntimeUnavailable(f"{plan.attempt} was not started: {error}") from error
         return NativeHandle(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,9 +20,13 @@ from tests.integration.keeper.jobs import keeper_of, line, plan, start
 from tests.support.runtimes import Places, hear, soon
 from tests.support.waiting import wait_until
 from worker.keeper import procfs
+from worker.keeper.zygote import Zygote
 from worker.plan import Limits
 from worker.runtimes.base import Status
 from worker.runtimes.native import NativeRuntime
+
+if TYPE_CHECKING:
+    from worker.keeper.protocol import Spec
 
 pytestmark = [
     pytest.mark.integration,
@@ -101,6 +108,54 @@ def test_start_that_fails_leaves_nothing(places: Places, runtime: NativeRuntime)
     assert places.left_behind() == []
 
 
+class GivesUp(Zygote):
+    """Whoever asks for a keeper here does not wait for it."""
+
+    def spawn(self, spec: Spec, lock: int, leases: Sequence[int]) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.close()
+        super().spawn(spec, lock, leases).close()
+        return ours
+
+
+def test_a_start_that_is_given_up_leaves_no_job(places: Places) -> None:
+    with GivesUp() as zygote:
+        runtime = NativeRuntime(state_root=places.state, abandon_after=30, zygote=zygote)
+        made = plan(places, "import time; time.sleep(600)")
+        with pytest.raises(RuntimeUnavailable, match="was not started"):
+            runtime.start(made, soon())
+        assert places.left_behind() == []
+        places.release()
+        assert places.leases_held() == []
+
+
+def test_a_command_beside_the_job_leaves_its_limits_alone(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    source = """
+    import resource, signal
+    resource.setrlimit(resource.RLIMIT_NOFILE, (99, 99))
+    print('up', flush=True)
+    def tell(*_):
+        print(resource.getrlimit(resource.RLIMIT_NOFILE), flush=True)
+    signal.signal(signal.SIGUSR1, tell)
+    while True:
+        signal.pause()
+    """
+    handle, _ = start(runtime, places, source, Limits(nofile=1000))
+    line(handle)
+    beside = handle.exec(["sh", "-c", "ulimit -n"])
+    heard = []
+    while not isinstance(said := beside.read(1), int):
+        if isinstance(said, tuple):
+            heard.append(said[1])
+    assert (said, b"".join(heard)) == (0, b"1000\n")
+    handle.signal(signal.SIGUSR1)
+    heard_of = hear(handle, until=lambda heard: b")" in heard.out)
+    assert heard_of.out.endswith(b"(99, 99)\n")
+    handle.remove()
+
+
 def test_a_supervisor_that_does_not_read_does_not_block_the_keeper(
     places: Places, runtime: NativeRuntime
 ) -> None:
@@ -121,17 +176,21 @@ def test_what_it_forks_before_it_is_confined_is_confined_as_well() -> None:
     import os, resource, signal, sys, time
     from worker.keeper import job, prctl, procfs
     prctl.adopt_orphans()
-    forks = "sleep 600 & (sleep 600 &); wait"
+    forks = "sleep 600 & (sleep 600 &); (ulimit -n 33; exec sleep 600) & wait"
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", forks], dict(os.environ), setsid=True)
     sleeps = []
-    while len(sleeps) < 2:
+    while len(sleeps) < 3:
         time.sleep(0.01)
         below = procfs.below(os.getpid())
-        sleeps = [one for one in below if b"sleep" in procfs.read_bytes(f"/proc/{one}/cmdline")]
-    job.confine(pid, [(resource.RLIMIT_NOFILE, 77)])
-    print(*(resource.prlimit(one, resource.RLIMIT_NOFILE) for one in procfs.below(os.getpid())))
-    print(*(open(f"/proc/{one}/oom_score_adj").read() for one in procfs.below(os.getpid())))
+        lines = [procfs.read_bytes(f"/proc/{one}/cmdline") for one in below]
+        sleeps = [one for one in lines if one.startswith(b"sleep")]
+    other = os.posix_spawn("/bin/sleep", ["sleep", "600"], dict(os.environ))
+    job.confine(pid, [(resource.RLIMIT_NOFILE, 77)], [other])
+    at = procfs.below(os.getpid())
+    hard = {one: resource.prlimit(one, resource.RLIMIT_NOFILE)[1] for one in at}
+    print(hard.pop(other) == resource.getrlimit(resource.RLIMIT_NOFILE)[1], *sorted(hard.values()))
     os.killpg(pid, signal.SIGKILL)
+    os.kill(other, signal.SIGKILL)
     """
     ran = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(source)],
@@ -140,6 +199,4 @@ def test_what_it_forks_before_it_is_confined_is_confined_as_well() -> None:
         check=True,
         timeout=60,
     )
-    limits, scores = ran.stdout.strip().split("\n", 1)
-    assert limits == "(77, 77) (77, 77) (77, 77)"
-    assert scores.split() == ["500"] * 3
+    assert ran.stdout == "True 33 77 77 77\n"
