@@ -96,10 +96,11 @@ def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tet
     for lease in leases:
         os.set_inheritable(lease, True)  # a survivor keeps them held
     others = procfs.below(os.getpid())
-    end = tether.end()
+    nothing, end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
     try:
-        with _as_the_job(limits, wanted):
-            pid = _spawn(spec, streams)
+        end = tether.end()
+        with _as_the_job(limits, wanted):  # which may leave no room for a descriptor more
+            pid = _spawn(spec, (nothing, *streams))
         try:
             tether.tie(end, pid)
             confine(pid, limits, others)
@@ -108,7 +109,9 @@ def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tet
                 os.killpg(pid, signal.SIGKILL)
                 raise
     finally:
-        os.close(end)
+        os.close(nothing)
+        if end >= 0:
+            os.close(end)
     return pid
 
 
@@ -131,9 +134,8 @@ def _as_the_job(limits: list[tuple[int, int]], wanted: set[int] | None) -> Itera
 
 
 def _spawn(spec: Spec, streams: Sequence[int]) -> int:
-    """Whatever else this process has open is closed on exec."""
+    """``streams``: stdin, stdout, stderr. Whatever else this process has open is closed on exec."""
     argv, env = spec["argv"], spec["env"]
-    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     doing = f"enter {spec['scratch']}"
     try:
         os.chdir(spec["scratch"])
@@ -142,9 +144,7 @@ def _spawn(spec: Spec, streams: Sequence[int]) -> int:
             _program(argv[0], env),
             argv,
             env,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, one, number) for number, one in enumerate((nothing, *streams))
-            ],
+            file_actions=[(os.POSIX_SPAWN_DUP2, one, number) for number, one in enumerate(streams)],
             setsid=True,
             setsigmask=(),
             setsigdef=_CHANGED,
@@ -155,7 +155,6 @@ def _spawn(spec: Spec, streams: Sequence[int]) -> int:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CannotExecute(f"cannot {doing}: {reason}") from None
     finally:
-        os.close(nothing)
         os.chdir("/")
 
 

@@ -75,6 +75,14 @@ def test_what_a_job_is_given(places: Places, runtime: NativeRuntime) -> None:
     handle.remove()
 
 
+def test_few_descriptors_are_the_jobs_alone(places: Places, runtime: NativeRuntime) -> None:
+    made = places.plan(("/bin/sh", "-c", "ulimit -n; ulimit -Hn"), Limits(nofile=10))
+    handle = runtime.start(made, soon())
+    places.release()
+    assert hear(handle).out == b"10\n10\n"
+    handle.remove()
+
+
 def test_a_path_longer_than_a_sockets(places: Places) -> None:
     deep = Places(places.root / ("d" * 60) / ("e" * 60))
     runtime = NativeRuntime(state_root=deep.state, abandon_after=30)
