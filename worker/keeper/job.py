@@ -31,6 +31,8 @@ _MIB = 1 << 20
 _OOM_SCORE = b"500"
 _DATA_SLACK = 1 << 30
 _PASSES = 20
+_DESCRIPTORS = 512
+"""More than a keeper has: whose numbers are above the limit could not be passed on."""
 _OF_THE_HOST = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """What is no fault of the program."""
 
@@ -99,7 +101,7 @@ def start(spec: Spec, streams: Sequence[int], leases: Sequence[int], tether: Tet
     nothing, end = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
     try:
         end = tether.end()
-        with _as_the_job(limits, wanted):  # which may leave no room for a descriptor more
+        with _as_the_job(limits, wanted):
             pid = _spawn(spec, (nothing, *streams))
         try:
             tether.tie(end, pid)
@@ -122,7 +124,8 @@ def _as_the_job(limits: list[tuple[int, int]], wanted: set[int] | None) -> Itera
     available = os.sched_getaffinity(0)
     try:
         for (kind, value), (_, (_, hard)) in zip(limits, own, strict=True):
-            resource.setrlimit(kind, (value, hard))
+            soft = max(value, _DESCRIPTORS) if kind == resource.RLIMIT_NOFILE else value
+            resource.setrlimit(kind, (_at_most(kind, soft), hard))
         if wanted:
             os.sched_setaffinity(0, wanted)
         yield
