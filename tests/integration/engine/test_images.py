@@ -262,7 +262,7 @@ def test_images_that_no_job_has_used_for_long_are_removed(
     assert keeps.clean(older_than=86_400) == []
     made = raw.create_container(first, ["x"])["Id"]
     assert keeps.clean(older_than=10) == [], "a container is made of it"
-    assert keeps.tags() == [*old] or keeps.tags() == [*reversed(old)]
+    assert sorted(keeps.tags()) == sorted(old)
     raw.remove_container(made)
     assert keeps.clean(older_than=10) == [first]
     assert keeps.tags() == [old[1]]
