@@ -241,12 +241,18 @@ class Records:
         no message. Raises LeaseLost."""
         return bool(_held(self._scripts.call("summon", *_of(lease), queue), lease))
 
-    def put_back(self, job_id: str, delivery_tag: str, *, if_queued: bool = False) -> bool:
-        """Give a delivered message back to its queue, before all others; False: nobody has it.
+    def put_back(self, job_id: str, delivery_tag: str) -> bool:
+        """Give a delivered message back to its queue, before all others; False: nobody has it."""
+        return bool(self._scripts.call("return", job_id, delivery_tag, 0))
 
-        ``if_queued``: only while the job waits.
+    def settle_delivered(self, job_id: str, delivery_tag: str) -> str:
+        """As `put_back` if the job waits; drop the message if the job is over and Celery knows.
+
+        For one whose worker may be dead. Returns 'put back', 'dropped' or ''.
         """
-        return bool(self._scripts.call("return", job_id, delivery_tag, int(if_queued)))
+        return ("", "put back", "dropped")[
+            int(self._scripts.call("return", job_id, delivery_tag, 1))
+        ]
 
     def spend(self, lease: Lease, nonce: str, ttl_ms: int) -> str:
         """Use a signature's nonce for this submission of the job, and remember it for ``ttl_ms``.

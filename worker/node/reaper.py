@@ -25,6 +25,7 @@ from tasks.keys import PRIORITY_STEPS
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.node.dead_messages import job_of, remove_dead_messages
+from worker.node.delivered import date_anew, settle_stuck
 from worker.node.indexing import Indexing
 from worker.node.rounds import Rounds
 from worker.node.sightings import Sightings
@@ -71,7 +72,7 @@ class Reaper:
     ) -> None:
         """``holder``: unique. ``tell``: sees that Celery knows how a job ended, as
         `tasks.telling.tell`. ``lost_after``: seconds that a queued job may have no message.
-        ``stuck_after``: seconds that a worker may have a queued job's message and not claim it."""
+        ``stuck_after``: seconds that a worker may have a message and not claim its job."""
         self._records = records
         self._keys = settings.keys
         self._ttl_ms = settings.lease_ttl_ms
@@ -131,6 +132,7 @@ class Reaper:
             self._tidy_at = now + _TIDY_EVERY_S
             queues = self._queues()
             remove_dead_messages(self._records, queues)
+            date_anew(self._records)
             self._records.forget(queues)
         return True
 
@@ -189,7 +191,7 @@ class Reaper:
         if self._seen is None:
             self._seen = Sightings.heard(client.get(self._keys.reaper_seen), now, clock_ms)  # type: ignore[arg-type]  # no client of asyncio's
         self._look_for_lost_messages(now, self._seen)
-        self._look_for_stuck_messages(now, self._seen)
+        settle_stuck(self._records, self._seen, now, stuck_after=self._stuck_after)
         if told := self._seen.told(now, clock_ms):
             client.set(self._keys.reaper_seen, told, px=_SEEN_TTL_MS)
 
@@ -204,19 +206,6 @@ class Reaper:
             seen.short_since = None
             for queue in short:
                 self._push_missing(queue)
-
-    def _look_for_stuck_messages(self, now: float, seen: Sightings) -> None:
-        """A claim comes at once: whoever has had a message for long is dead or stands still. kombu
-        would give it back after minutes, by the workers' clocks."""
-        client = self._records.client
-        there = {str(tag) for tag in client.hkeys(self._keys.unacked)}
-        seen.delivered = {tag: seen.delivered.get(tag, now) for tag in there}
-        for tag in [t for t, since in seen.delivered.items() if now - since >= self._stuck_after]:
-            seen.delivered[tag] = now
-            text = client.hget(self._keys.unacked, tag)
-            job_id = job_of(str(text)) if text else ""
-            if job_id and self._records.put_back(job_id, tag, if_queued=True):
-                log.warning("reaper.message_stuck job=%s", job_id)
 
     def _short(self) -> list[str]:
         """Queues with fewer messages, waiting or delivered, than jobs."""

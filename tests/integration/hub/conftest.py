@@ -11,10 +11,11 @@ import pytest
 from tasks.cluster import Cluster
 from tasks.record import Records
 from tests.conftest import _SERVER, Hub
-from tests.integration.hub.support import Enter
+from tests.integration.hub.support import REAPER_TTL_MS, Enter, MakeReaper
 from tests.support.fleet import PaperNode, node
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import MISSING, redis_binary
+from worker.node.reaper import Reaper
 
 
 @pytest.fixture
@@ -51,3 +52,26 @@ def node_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     finally:
         node.close()
         client.close()
+
+
+@pytest.fixture
+def make_reaper(hub: Hub) -> Iterator[MakeReaper]:
+    """Makes reapers that have seen Redis for long, so that they hold nothing."""
+    made: list[Reaper] = []
+
+    def reaper(
+        holder: str = "a", *, settled: bool = True, timeout: float = 5.0, **more: Any
+    ) -> Reaper:
+        given = {"tell": lambda _: None, "lost_after": 0.0, "period": 0.05, **more}
+        settings = hub.other(lease_ttl_ms=REAPER_TTL_MS).settings
+        records = Records(settings.connect(timeout=timeout), settings.keys)
+        found = Reaper(records, settings, holder=holder, **given)
+        made.append(found)
+        if settled:
+            found.once(0.0)
+        return found
+
+    yield reaper
+    for one in made:
+        one.stop()
+        one._records.client.close()

@@ -16,12 +16,17 @@ from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
 from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from tests.support.fleet import PaperNode
+from worker.node.reaper import Reaper
 
 TTL_MS = 60_000
 CUDA: Final = {"required_device": "cuda", "gpus": 1, "gpu_memory_mb": 20_000}
 
+REAPER_TTL_MS: Final = 4_000
+"""Of leases, to a reaper of `make_reaper`."""
 Enter = Callable[..., PaperNode]
 """Has a node of a name, of some offers, and else as `tests.support.fleet.node`, enter."""
+MakeReaper = Callable[..., Reaper]
+"""Makes a reaper for a holder, with the arguments of a Reaper, which a test calls itself."""
 
 
 def job_config(**fields: Any) -> JobConfig:
