@@ -31,9 +31,11 @@ from tasks.celery import make_app
 from tasks.cluster import Cluster
 from tasks.events import Succeeded
 from tasks.job import JobConfig
+from tasks.leases import tagged
 from tasks.needs import needs_of
 from tasks.publishing import TRAIN
-from tasks.record import Claimed, Lease, Records, tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease
 from tasks.routing import route
 from tasks.settings import Settings
 from tasks.state import JobState
@@ -104,7 +106,7 @@ def claim_followed(app: Any) -> list[Lease]:
     for number in range(FOLLOWERS):
         job_id = f"followed-{number}"
         app.send_task(TRAIN, [{"command": ["true"], "job_id": job_id}])
-        claimed = app.records.claim(
+        claimed = app.records.leases.claim(
             job_id, owner=job_id, node="elsewhere", slot=f"cpu{number}", ttl_ms=3_600_000,
             delivery_tag="",
         )  # fmt: skip
@@ -116,12 +118,12 @@ def claim_followed(app: Any) -> list[Lease]:
 def end_some(records: Records) -> None:
     """The last of the jobs run and end; their users have used a node, and have a past."""
     for number in range(JOBS - PAST, JOBS):
-        claimed = records.claim(
+        claimed = records.leases.claim(
             f"job-{number}", owner="o", node="elsewhere", slot="gpu0", ttl_ms=60_000,
             delivery_tag="", gpus=1,
         )  # fmt: skip
         assert isinstance(claimed, Claimed), claimed
-        records.finish(
+        records.leases.finish(
             claimed.lease, JobState.SUCCEEDED, [tagged(Succeeded())], reason=None, message="",
             result={},
         )  # fmt: skip

@@ -24,7 +24,9 @@ from tasks.events import Log
 from tasks.following import follow_async
 from tasks.keys import NODE_TTL_S
 from tasks.ladders import SandboxClass
-from tasks.record import Lease, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.routing import SlotOffer, classes_for, direct_queue
 from tasks.settings import Settings
 from worker.node.identity import NodeIdentity
@@ -151,7 +153,9 @@ def publish(url: str, leases: list[Lease], ready: Any, stop: Any) -> None:
     for number in itertools.count():
         if stop.wait(1 / EVENTS_PER_S):
             return
-        records.publish(leases[number % FOLLOWERS], [tagged(Log(lines=("a line of a job",)))])
+        records.leases.publish(
+            leases[number % FOLLOWERS], [tagged(Log(lines=("a line of a job",)))]
+        )
 
 
 def follow(url: str, ready: Any, stop: Any) -> None:

@@ -1,6 +1,6 @@
 """What happens to a job, as events: the union, the envelope and the codec.
 
-An event is written as a JSON object with its ``type``; the scripts of `tasks.record` put the
+An event is written as a JSON object with its ``type``; the scripts in `tasks/lua` put the
 envelope around it. Readers take types that they do not know as `Unknown`: a newer node may send
 more than an older producer has heard of.
 """

@@ -9,7 +9,8 @@ import redis
 
 from tasks.keys import Keys
 from tasks.needs import describe, needs_of
-from tasks.record import JobRecord, Records
+from tasks.record import Records
+from tasks.recorded import JobRecord
 from tasks.routing import QueueClass
 from tasks.state import JobState
 

@@ -20,7 +20,7 @@ from tasks.state import JobState
 
 if TYPE_CHECKING:
     from tasks.publishing import JobCelery
-    from tasks.record import JobRecord
+    from tasks.recorded import JobRecord
 
 _BLOCK: Final = 1 << 20
 

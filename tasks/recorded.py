@@ -1,4 +1,4 @@
-"""What the job record says, and what its scripts answer; see `tasks.record`."""
+"""What the job record says, and what its scripts answer; see `tasks.record` and `tasks.leases`."""
 
 from __future__ import annotations
 

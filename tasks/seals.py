@@ -41,7 +41,7 @@ class Sealer:
     attempt: int
 
     def seal(self, bodies: Sequence[str], batch: int, kind: str = BATCH) -> list[str]:
-        """``bodies`` (by `tasks.record.tagged`) of one batch, sealed. ``batch``: its number."""
+        """``bodies`` (by `tasks.leases.tagged`) of one batch, sealed. ``batch``: its number."""
         if not bodies:
             return []
         out = list(bodies)

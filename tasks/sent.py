@@ -15,7 +15,7 @@ import redis
 from tasks.errors import LeaseLost, RecordGone
 from tasks.job import is_job_id
 from tasks.keys import Keys
-from tasks.record import Lease
+from tasks.recorded import Lease
 from tasks.scripts import Scripts
 from tasks.state import JobState
 

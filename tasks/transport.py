@@ -3,7 +3,7 @@ that only a subclass can have.
 
 - kombu makes a new client object for each thing that it does, which costs as much as the command.
   Here a channel has one.
-- A message is acknowledged as its job is claimed (`tasks.record`), so kombu's own acknowledgement,
+- A message is acknowledged as its job is claimed (`tasks.leases`), so kombu's own acknowledgement,
   after the job, finds nothing. Here it goes along with the next command on messages, or within a
   second. Should the worker die before, a message that nobody claimed is delivered again, and its
   record says what is to be done with it.

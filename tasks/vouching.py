@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from tasks import jsonvalue
 from tasks.errors import BadSignature, Forged, NotSigned
 from tasks.events import Event
-from tasks.record import Claimed, JobRecord
+from tasks.recorded import Claimed, JobRecord
 from tasks.roots import TrustRoot
 from tasks.trust import SigningKey, base64_of, bytes_of
 

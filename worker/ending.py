@@ -10,8 +10,8 @@ from tasks import events
 from tasks.errors import InvalidJob
 from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, Records, tagged
-from tasks.recorded import ResultMeta
+from tasks.leases import Leases, tagged
+from tasks.recorded import Claimed, ResultMeta
 from tasks.seals import Sealer
 from tasks.state import FailureReason, JobState
 from tasks.vouching import PROOF, End, Signer
@@ -30,7 +30,7 @@ class Ending:
 
     def __init__(
         self,
-        records: Records,
+        leases: Leases,
         claim: Claimed,
         node: str,
         until_redis_answers: Callable[[Callable[[], Any]], Any],
@@ -44,7 +44,7 @@ class Ending:
         self._meta = meta
         self._signer = signer
         self._sealer = sealer
-        self._records = records
+        self._leases = leases
         self._claim = claim
         self._node = node
         self._sure = until_redis_answers
@@ -77,7 +77,7 @@ class Ending:
         snapshot = {**unsaid.snapshot, **self._proof(end)}
         meta = self._meta(result) if outcome.state is JobState.SUCCEEDED else None
         is_stored = self._sure(
-            lambda: self._records.finish(
+            lambda: self._leases.finish(
                 lease,
                 outcome.state,
                 bodies,
@@ -116,7 +116,7 @@ class Ending:
                 End(state=str(JobState.FAILED), reason=str(reason), message=outcome.message)
             )
         state = self._sure(
-            lambda: self._records.requeue(
+            lambda: self._leases.requeue(
                 self._claim.lease,
                 said,
                 reason=reason,

@@ -14,7 +14,7 @@ import redis
 from tasks.errors import KeeperError, WrongExec
 from tasks.exec_request import BEAT_S, EXEC_END, MOST_OUTPUT, STREAM_TTL_S, ExecRequest
 from tasks.job import JobConfig
-from tasks.record import Claimed
+from tasks.recorded import Claimed
 from worker.audited import Audited
 from worker.parts import NodeParts
 from worker.runtimes.base import Beside, Handle, Status, Stream

@@ -13,7 +13,9 @@ import redis
 
 from tasks.errors import LeaseLost, UnknownJob
 from tasks.events import Retrying
-from tasks.record import Lease, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.state import FailureReason, JobState
 from worker.note import Note
 
@@ -31,7 +33,7 @@ def give_back(records: Records, note: Note, message: str) -> JobState | None:
     for owner in (note.lease.owner, *note.former):
         lease = Lease(job_id=job_id, owner=owner, fence=note.lease.fence)
         try:
-            state = records.requeue(
+            state = records.leases.requeue(
                 lease,
                 [tagged(Retrying(reason=FailureReason.NODE_LOST, message=message))],
                 reason=FailureReason.NODE_LOST,

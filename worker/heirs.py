@@ -21,7 +21,7 @@ from typing import Final
 import redis
 
 from tasks.errors import KeeperError, LeaseLost
-from tasks.record import Adopted
+from tasks.recorded import Adopted
 from tasks.routing import slot_queue
 from worker.lease import local_deadline
 from worker.leftovers import Leftovers
@@ -79,7 +79,9 @@ class Heir:
         """Hold the lease from now on. Raises LeaseLost, redis.RedisError."""
         sent, ttl_ms = time.monotonic(), self._parts.settings.lease_ttl_ms
         # taken over a second time it is only renewed
-        self.adopted = self._parts.records.adopt(self.note.lease, ttl_ms, former=self.note.former)
+        self.adopted = self._parts.records.leases.adopt(
+            self.note.lease, ttl_ms, former=self.note.former
+        )
         self.renewed = sent
         with contextlib.suppress(KeeperError):  # then its exit says so
             self.handle.beat(local_deadline(sent, ttl_ms))
@@ -115,7 +117,9 @@ class Heir:
         if self._summoned is not None and now - self._summoned < _SUMMON_AGAIN_S:
             return True
         place = self._parts.place
-        found = self._parts.records.summon(self.note.lease, slot_queue(place.node, place.slot))
+        found = self._parts.records.leases.summon(
+            self.note.lease, slot_queue(place.node, place.slot)
+        )
         self._summoned = now
         log.info("heir.summoned job=%s fence=%d", self.job_id, self.note.lease.fence)
         return found

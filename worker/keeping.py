@@ -17,7 +17,8 @@ from typing import Any, Final
 import redis
 
 from tasks.errors import LeaseLost, RecordGone, UnknownJob
-from tasks.record import Lease, Records
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.sent import Sent, SentCheckpoints
 from worker.checkpoints import Checkpoints, Mark
 from worker.crew import one_off

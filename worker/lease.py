@@ -15,8 +15,9 @@ from typing import Protocol
 import redis
 
 from tasks.errors import LeaseLost, RecordGone
-from tasks.record import Lease, Records
-from tasks.record import Renewal as RenewedLease
+from tasks.leases import Leases
+from tasks.recorded import Lease
+from tasks.recorded import Renewal as RenewedLease
 from worker.crew import Crew, one_off
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Renewal:
 
     def __init__(
         self,
-        records: Records,
+        leases: Leases,
         lease: Lease,
         ttl_ms: int,
         listener: LeaseListener,
@@ -76,7 +77,7 @@ class Renewal:
     ) -> None:
         """``claimed``: time.monotonic() just before the claim was sent. ``crew``: where the
         thread comes from."""
-        self._records = records
+        self._leases = leases
         self._lease = lease
         self._ttl_ms = ttl_ms
         self._listener = listener
@@ -106,12 +107,12 @@ class Renewal:
 
     def _renew(self, sent: float) -> RenewedLease:
         try:
-            return self._records.renew(self._lease, self._ttl_ms)
+            return self._leases.renew(self._lease, self._ttl_ms)
         except RecordGone:
             if sent >= self.deadline:
                 raise  # somebody else may have been given it before Redis forgot
             self._listener.restore()
-            return self._records.renew(self._lease, self._ttl_ms)
+            return self._leases.renew(self._lease, self._ttl_ms)
 
     def _run(self) -> None:
         wait = min(_FIRST_S, self._ttl_ms / 3000)

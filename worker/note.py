@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from tasks.record import Lease
+from tasks.recorded import Lease
 
 _FILE: Final = "lease.json"
 _VERSION: Final = 2

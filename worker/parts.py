@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.choices import Device
-from tasks.record import Claimed, Lease, Records
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease
 from tasks.seals import Sealer
 from tasks.sent import SentCheckpoints
 from tasks.settings import Settings

@@ -15,7 +15,7 @@ from tasks import events
 from tasks.choices import Network
 from tasks.errors import BadSignature, ConfigError
 from tasks.job import JobConfig
-from tasks.record import Claimed
+from tasks.recorded import Claimed
 from tasks.state import FailureReason
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.audited import Audited
@@ -135,7 +135,7 @@ class Planning:
         parts, lease = self._parts, self._claim.lease
         try:
             standing: Standing = self._sure(
-                lambda: vet(job, lease, parts.keyring, parts.records, time.time())
+                lambda: vet(job, lease, parts.keyring, parts.records.leases, time.time())
             )
         except BadSignature as error:
             raise TurnedAway.rejected(FailureReason.UNTRUSTED, str(error)) from None

@@ -9,7 +9,8 @@ from typing import Any
 from tasks import events
 from tasks.errors import InvalidJob, LeaseLost
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lost, tagged
+from tasks.leases import tagged
+from tasks.recorded import Claimed, Lost
 from tasks.routing import route
 from tasks.seals import RESTORED, Sealer
 from tasks.state import FailureReason
@@ -63,7 +64,7 @@ class Restoring:
             log.warning("job.queued_again job=%s why=%s", job_id, why)
 
     def _write(self, event: events.Event, queue_in_ms: int | None = None) -> None:
-        """See `Records.restore`. Raises LeaseLost, too, where this node cannot read the job."""
+        """See `Leases.restore`. Raises LeaseLost, too, where this node cannot read the job."""
         try:
             job = JobConfig.parse(self._claim.spec)
         except InvalidJob as error:
@@ -73,7 +74,7 @@ class Restoring:
         said = tagged(event)
         if self._sealer is not None:
             (said,) = self._sealer.seal([said], batch, RESTORED)
-        self._parts.records.restore(
+        self._parts.records.leases.restore(
             self._claim,
             Lost(
                 queue=self._queue or way.queue,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from tasks.record import Lease
+from tasks.recorded import Lease
 from tasks.sent import Sent, SentCheckpoints
 from worker.checkpoints import Checkpoints, Mark
 from worker.store.refusals import DataUnavailable, StoreError

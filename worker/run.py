@@ -24,7 +24,7 @@ from tasks.errors import (
 from tasks.exec_request import EXEC, EXEC_END
 from tasks.executor import Delivery, Dropped, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed
+from tasks.recorded import Claimed
 from tasks.state import FailureReason, JobState
 from worker.attempt import Attempt, Left, Patience
 from worker.audited import Audited
@@ -81,7 +81,7 @@ class Run:
         self._sure = until_redis_answers
         self._sealer = parts.sealer(claim)
         self._ending = Ending(
-            parts.records,
+            parts.records.leases,
             claim,
             parts.place.node,
             self._until_there_is_a_record,
@@ -95,7 +95,7 @@ class Run:
         before = None if heir is None else heir.adopted
         self._reading = None if before is None else Reading.from_json(before.reading)
         self._publisher = Publisher(
-            parts.records,
+            parts.records.leases,
             claim.lease,
             on_lost=self.lost,
             crew=parts.crew,
@@ -105,7 +105,7 @@ class Run:
             sealer=self._sealer,
         )
         self._renewal = Renewal(
-            parts.records,
+            parts.records.leases,
             claim.lease,
             parts.settings.lease_ttl_ms,
             self,
@@ -249,7 +249,7 @@ class Run:
         assert self._handle is not None  # noqa: S101 - else nothing could be left
         sent, ttl_ms = time.monotonic(), round(self._away * 1000)
         try:
-            self._parts.records.renew(self._claim.lease, ttl_ms)
+            self._parts.records.leases.renew(self._claim.lease, ttl_ms)
             self._handle.beat(local_deadline(sent, ttl_ms))
         except (redis.RedisError, KeeperError) as error:
             log.warning("attempt.left_briefly attempt=%s error=%s", self._id, error)

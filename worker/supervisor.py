@@ -19,7 +19,7 @@ import redis
 from tasks.errors import BrokenRecord, InvalidJob, LeaseLost
 from tasks.executor import Delivery, Dropped, Failed, Verdict
 from tasks.job import JobConfig
-from tasks.record import Claimed, NotClaimed
+from tasks.recorded import Claimed, NotClaimed
 from tasks.routing import route
 from tasks.state import FailureReason
 from worker.heirs import Heir, Heirs
@@ -100,7 +100,7 @@ class Supervisor:
     def _bury(self, delivery: Delivery, error: BrokenRecord) -> Verdict:
         """Nobody can run a job whose record is none: it goes, and whoever waits for it is told."""
         log.error("job.record_broken job=%s error=%s", delivery.job_id, error)
-        self.until_redis_answers(lambda: self._parts.records.bury(delivery.job_id))
+        self.until_redis_answers(lambda: self._parts.records.upkeep.bury(delivery.job_id))
         return Failed(
             reason=FailureReason.INTERNAL,
             message="the job's record in Redis is none that this project has written",
@@ -136,7 +136,7 @@ class Supervisor:
         """The slot is taken, by an attempt whose message comes: this one goes back."""
         log.info("job.not_yet job=%s", delivery.job_id)
         self.until_redis_answers(
-            lambda: self._parts.records.put_back(delivery.job_id, delivery.delivery_tag)
+            lambda: self._parts.records.upkeep.put_back(delivery.job_id, delivery.delivery_tag)
         )
         time.sleep(_NOT_YET_S)
         return Dropped(why="the slot's last attempt goes on")
@@ -164,7 +164,7 @@ class Supervisor:
         return found
 
     def _try_claim(self, delivery: Delivery, owner: str) -> Claimed | NotClaimed:
-        return self._parts.records.claim(
+        return self._parts.records.leases.claim(
             delivery.job_id,
             owner=owner,
             node=self._parts.place.node,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
-from tasks.record import NotClaimed
+from tasks.recorded import NotClaimed
 from tasks.state import JobState
 
 

@@ -19,7 +19,7 @@ from tasks.errors import Forged, JobFailed, JobRejected, NodeUntrusted, NotSigne
 from tasks.events import Envelope, Progress
 from tasks.following import follow
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lease
+from tasks.recorded import Claimed, Lease
 from tasks.state import JobState
 from tasks.trust import SigningKey
 from tasks.vouching import End, Signer, check_end

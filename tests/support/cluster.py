@@ -14,7 +14,7 @@ from tasks.celery import make_app
 from tasks.events import Envelope, Log, Progress
 from tasks.following import follow
 from tasks.publishing import TRAIN, JobCelery
-from tasks.record import JobRecord
+from tasks.recorded import JobRecord
 from tasks.settings import Settings
 from tasks.state import JobState
 from tests.support.live_node import LiveNode

@@ -14,7 +14,7 @@ from worker.cli.proof import prove, trust_option
 from worker.cli.text import columns, duration, moment, number, safe, say, say_json
 
 if TYPE_CHECKING:
-    from tasks.record import JobRecord
+    from tasks.recorded import JobRecord
     from tasks.settings import Settings
 
 

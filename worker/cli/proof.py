@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from tasks.record import JobRecord
+    from tasks.recorded import JobRecord
 
 trust_option = click.option(
     "--trust",

@@ -42,7 +42,7 @@ def settle_stuck(records: Records, seen: Sightings, now: float, *, stuck_after: 
         seen.delivered[tag] = now
         text = client.hget(key, tag)
         job_id = job_of(str(text)) if text else ""
-        if job_id and (done := records.settle_delivered(job_id, tag)):
+        if job_id and (done := records.upkeep.settle_delivered(job_id, tag)):
             log.warning("reaper.message_stuck job=%s %s", job_id, done)
 
 

@@ -52,7 +52,7 @@ class Indexing:
 
     def _parts(self) -> Iterator[None]:
         for state in JobState:
-            cursor = self._records.index(state, "0")
+            cursor = self._records.upkeep.index(state, "0")
             while cursor != "0":
                 yield
-                cursor = self._records.index(state, cursor)
+                cursor = self._records.upkeep.index(state, cursor)

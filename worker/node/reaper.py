@@ -122,7 +122,7 @@ class Reaper:
             return False
         self._hold_after_restart(now)
         holds = now < self._hold_until
-        done = self._records.reap(None if holds else self._grace_ms)
+        done = self._records.upkeep.reap(None if holds else self._grace_ms)
         if done.lost or done.expired:
             log.info("reaper.reaped lost=%d expired=%d", done.lost, done.expired)
         self._tell_untold()
@@ -133,7 +133,7 @@ class Reaper:
             queues = self._queues()
             remove_dead_messages(self._records, queues)
             date_anew(self._records)
-            self._records.forget(queues)
+            self._records.upkeep.forget(queues)
         return True
 
     @property
@@ -177,7 +177,7 @@ class Reaper:
             self._hold(now, "redis was started", already=0.0 if restarted else up)
 
     def _tell_untold(self) -> None:
-        for job_id in self._records.untold():
+        for job_id in self._records.upkeep.untold():
             try:
                 self._tell(job_id)
             except redis.RedisError:
@@ -263,10 +263,10 @@ class Reaper:
             waiting.pop(found, None)
         for job_id, since in waiting.items():
             try:
-                pushed = self._records.repush(str(job_id), str(int(since)))
+                pushed = self._records.upkeep.repush(str(job_id), str(int(since)))
             except BrokenRecord as error:
                 log.error("reaper.record_broken job=%s error=%s", job_id, error)
-                self._records.bury(str(job_id))
+                self._records.upkeep.bury(str(job_id))
                 continue
             if pushed:
                 log.warning("reaper.message_lost job=%s queue=%s", job_id, queue)

@@ -20,7 +20,8 @@ import redis
 
 from tasks.errors import LeaseLost, RecordGone
 from tasks.events import Event, Progress, Started
-from tasks.record import NOT_RUN, Lease, Records, tagged
+from tasks.leases import NOT_RUN, Leases, tagged
+from tasks.recorded import Lease
 from tasks.seals import Sealer
 from tasks.state import JobState
 from worker.crew import Crew, one_off
@@ -39,7 +40,7 @@ _PACE_S: Final = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unsaid:
-    """What was not sent when the attempt ended, to be said with its end: see `Records.finish`."""
+    """What was not sent when the attempt ended, to be said with its end: see `Leases.finish`."""
 
     events: tuple[str, ...] = ()
     snapshot: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class Publisher:
 
     def __init__(
         self,
-        records: Records,
+        leases: Leases,
         lease: Lease,
         *,
         on_lost: Callable[[], None] = lambda: None,
@@ -68,7 +69,7 @@ class Publisher:
         that an earlier supervisor of the attempt sent, and what it left. ``hold``: send nothing
         before `begin`. ``sealer``: signs what is sent."""
         self._sealer = sealer
-        self._records = records
+        self._leases = leases
         self._lease = lease
         self._on_lost = on_lost
         self._changed = threading.Condition()
@@ -210,7 +211,7 @@ class Publisher:
             snapshot["reading"] = left.to_json()
         while True:
             try:
-                self.seq = self._records.publish(
+                self.seq = self._leases.publish(
                     self._lease,
                     sealed,
                     state=state,

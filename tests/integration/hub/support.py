@@ -10,9 +10,11 @@ from typing import Any, Final
 from tasks.cluster import Cluster, NodeStatus
 from tasks.events import Envelope, Event, Log, Progress, Retrying, decode
 from tasks.job import JobConfig
+from tasks.leases import tagged
 from tasks.needs import needs_of
 from tasks.publishing import kombu_message
-from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease, NotClaimed
 from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from tests.support.fleet import PaperNode
@@ -68,13 +70,13 @@ def requeue(records: Records, lease: Lease, **how: Any) -> JobState:
         **how,
     }
     retrying = tagged(Retrying(reason="engine_error"))
-    return records.requeue(lease, [retrying], **given)
+    return records.leases.requeue(lease, [retrying], **given)
 
 
 def try_claim(
     records: Records, job_id: str, *, owner: str = "", node: str = "node-a", ttl_ms: int = TTL_MS
 ) -> Claimed | NotClaimed:
-    return records.claim(
+    return records.leases.claim(
         job_id,
         owner=owner or uuid.uuid4().hex,
         node=node,
@@ -101,7 +103,7 @@ def run_out(records: Records, job_id: str) -> None:
 def finish(records: Records, lease: Lease, *events: Event, **how: Any) -> None:
     given: dict[str, Any] = {"reason": None, "message": "", "result": {"ok": True}, **how}
     state = given.pop("state", JobState.SUCCEEDED)
-    records.finish(lease, state, [tagged(event) for event in events], **given)
+    records.leases.finish(lease, state, [tagged(event) for event in events], **given)
 
 
 def history(records: Records, job_id: str) -> list[Envelope]:

@@ -125,7 +125,7 @@ def test_a_lost_lease_frees_the_slot(records: Records, enter: Enter, cluster: Cl
     assert found.busy == 0
     assert cluster.client.hgetall(cluster.keys.holds("node-b")) == {"cpu0": job_id}
     run_out(records, job_id)
-    records.reap(0)
+    records.upkeep.reap(0)
     assert cluster.client.exists(cluster.keys.holds("node-b"), cluster.keys.busy("cpu")) == 0
     assert try_claim(records, job_id, node="node-a")
     counts = cluster.client.hgetall(cluster.keys.counts("node-a"))

@@ -137,7 +137,7 @@ def test_explain_a_job_that_was_tried(records: Records, enter: Enter, cluster: C
     job_id = submit(records, max_attempts=3)
     lease = claim(records, job_id)
     assert cluster.explain(job_id).why == "it starts on node-a/cpu0"
-    records.requeue(
+    records.leases.requeue(
         lease,
         [],
         reason=FailureReason.ENGINE_ERROR,
@@ -156,7 +156,7 @@ def test_explain_a_job_that_was_tried(records: Records, enter: Enter, cluster: C
     cluster.client.zrem(cluster.keys.serving(found.queue), "node-a")
     assert "next one" in cluster.explain(job_id).why, "node-a is gone, and node-b never had it"
     lease = claim(records, job_id, node="node-b")
-    records.requeue(
+    records.leases.requeue(
         lease,
         [],
         reason=FailureReason.INTERNAL,

@@ -16,7 +16,9 @@ from tasks import events
 from tasks.errors import RedisUnavailable, UnknownJob
 from tasks.events import Envelope, Log, Truncated
 from tasks.following import follow, follow_async
-from tasks.record import Lease, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.settings import Settings
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, log, progress, submit
@@ -58,7 +60,7 @@ def in_order(found: list[Envelope], last: int) -> bool:
 
 def say(records: Records, lease: Lease, count: int) -> None:
     for number in range(count):
-        records.publish(lease, [tagged(progress(number)), tagged(log(f"line {number}"))])
+        records.leases.publish(lease, [tagged(progress(number)), tagged(log(f"line {number}"))])
 
 
 def subscribers(hub: Hub, job_id: str) -> int:
@@ -101,7 +103,7 @@ def test_many_followers_join_at_any_time_while_a_publisher_floods(hub: Hub) -> N
     joined: list[Future[list[Envelope]]] = []
     with ThreadPoolExecutor(followers) as pool:
         for number in range(rounds):
-            records.publish(lease, [tagged(progress(number)), tagged(log(f"{number}"))] * 2)
+            records.leases.publish(lease, [tagged(progress(number)), tagged(log(f"{number}"))] * 2)
             if number % (rounds // followers) == 0 and len(joined) < followers:
                 how = sync if len(joined) % 2 else through_asyncio
                 joined.append(
@@ -137,7 +139,7 @@ def test_what_the_capped_tail_has_dropped_is_said(hub: Hub, following: Follow) -
     job_id = submit(records)
     lease = claim(records, job_id)
     for number in range(25):
-        records.publish(lease, [tagged(progress(number))] * 100)
+        records.leases.publish(lease, [tagged(progress(number))] * 100)
     finish(records, lease, events.Succeeded())
     first, gap, *rest = following(job_id, hub.settings)
     assert first.type == "queued"
@@ -285,7 +287,7 @@ def test_what_somebody_else_publishes_on_the_channel(hub: Hub, following: Follow
     wait_until(lambda: subscribers(hub, job_id) == 1)
     for garbage in ("", "hello", '{"v":1,"seq":"x"}', '{"v":9}', "[" * 5000, b"\xff\xfe"):
         hub.client.publish(hub.keys.events(job_id), garbage)
-    hub.records.publish(lease, [tagged(Log(lines=("after",)))])
+    hub.records.leases.publish(lease, [tagged(Log(lines=("after",)))])
     finish(hub.records, lease, events.Succeeded())
     assert in_order(follower.result(), 3)
 
@@ -314,7 +316,7 @@ def test_what_a_failover_has_lost_is_said_and_what_follows_is_told(
     heard = [next(one) for _ in range(7)]
     as_a_replica_had_it(hub, job_id, 3)
     for number in range(more - 1):
-        records.publish(lease, [tagged(log(f"new {number}"))])
+        records.leases.publish(lease, [tagged(log(f"new {number}"))])
     finish(records, lease, events.Succeeded())
     rest = list(one)
     assert in_order(heard, 7)

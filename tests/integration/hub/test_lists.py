@@ -11,7 +11,9 @@ from tasks import listing
 from tasks.cluster import Cluster
 from tasks.events import Started, Succeeded
 from tasks.job import JobConfig
-from tasks.record import Claimed, Lost, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lost
 from tasks.state import JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, job_config, run_out, submit, try_claim
@@ -69,7 +71,7 @@ def test_jobs_of_a_user_in_some_states(
     finish(records, claim(records, ids[0]), Succeeded())
     records.cancel(ids[1], "")
     claim(records, ids[2])
-    records.publish(claim(records, ids[3]), [], state=JobState.RUNNING)
+    records.leases.publish(claim(records, ids[3]), [], state=JobState.RUNNING)
     assert set(names(cluster, "ann", JobState.QUEUED)) == {ids[4], ids[5]}
     assert names(cluster, "ann", JobState.STARTING, JobState.RUNNING) == [ids[3], ids[2]]
     assert names(cluster, "ann", *ENDED) == [ids[1], ids[0]], "the last end first"
@@ -152,14 +154,14 @@ def test_a_record_that_is_written_again_or_buried(
         slot="cpu0",
         gpus=0,
     )
-    records.restore(claimed, whose, 60_000, seq=3, batch=1, event=tagged(Started()))
+    records.leases.restore(claimed, whose, 60_000, seq=3, batch=1, event=tagged(Started()))
     indexed.step(AGAIN_S)
     assert names(cluster, "ann", JobState.RUNNING) == [lost]
     run_out(records, lost)
-    records.reap(0)
+    records.upkeep.reap(0)
     assert names(cluster, "ann", JobState.QUEUED) == [lost]
     broken = submit(records, user_id="ann")
-    records.bury(broken)
+    records.upkeep.bury(broken)
     assert names(cluster, "ann", JobState.QUEUED) == [lost]
 
 
@@ -237,8 +239,8 @@ def test_a_buried_record_is_counted_nowhere(
         hub.client.hset(hub.keys.job(running), mapping=broken)
         buried.append(running)
     for one in buried:
-        records.bury(one)
-        records.bury(one)  # a second time changes nothing
+        records.upkeep.bury(one)
+        records.upkeep.bury(one)  # a second time changes nothing
     explained = cluster.explain(whole)
     assert (explained.place, explained.length) == (1, 1)
     capacity = cluster.capacity()
@@ -257,7 +259,7 @@ def test_a_record_that_had_ended_is_not_taken_off_twice(records: Records, cluste
     ended = submit(records, user_id="ann")
     submit(records, user_id="ann")
     records.cancel(ended, "")
-    records.bury(ended)
+    records.upkeep.bury(ended)
     assert dict(cluster.users().items) == {"ann": 1}
 
 

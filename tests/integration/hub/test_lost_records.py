@@ -8,7 +8,9 @@ import pytest
 
 from tasks import events
 from tasks.errors import LeaseLost, RecordGone
-from tasks.record import Claimed, Lost, NotClaimed, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lost, NotClaimed
 from tasks.state import FailureReason, JobState
 from tests.integration.hub.support import (
     TTL_MS,
@@ -47,13 +49,13 @@ def restore(records: Records, claim: Claimed, **how: Any) -> None:
         slot="cpu0",
         gpus=0,
     )
-    records.restore(claim, lost, TTL_MS, **given)
+    records.leases.restore(claim, lost, TTL_MS, **given)
 
 
 def requeue(records: Records, claim: Claimed, **how: Any) -> JobState:
     given: dict[str, Any] = {"delay_ms": 0, "counts": True, "message": "", **how}
     reason = FailureReason.NODE_LOST
-    return records.requeue(claim.lease, [RETRYING], reason=reason, **given)
+    return records.leases.requeue(claim.lease, [RETRYING], reason=reason, **given)
 
 
 def test_a_record_that_is_written_again_has_its_message(records: Records) -> None:
@@ -61,7 +63,7 @@ def test_a_record_that_is_written_again_has_its_message(records: Records) -> Non
     held = claimed(records)
     records.client.flushall()
     restore(records, held)
-    assert records.adopt(held.lease, TTL_MS, former=()).has_message
+    assert records.leases.adopt(held.lease, TTL_MS, former=()).has_message
     assert requeue(records, held) is JobState.QUEUED
     (message,) = messages(records, "one")
     assert message["headers"]["id"] == "one"
@@ -77,7 +79,7 @@ def test_what_a_stray_message_says_is_kept_for_a_record_that_has_none(records: R
     held = claimed(records)
     client.hset(keys.job("one"), mapping={"message": "", "tag": ""})
     client.hset(keys.unacked, held.message_tag, f'[{held.message}, "", "q.any"]')
-    busy = records.claim(
+    busy = records.leases.claim(
         "one",
         owner="b",
         node="node-b",
@@ -103,12 +105,12 @@ def test_a_job_without_a_message_fails_rather_than_wait_for_ever(
     if delay_ms:
         due = records.client.time()
         records.client.zadd(records.keys.delayed, {"one": due[0] * 1000 - 1}, xx=True)
-        assert records.reap(0).pushed == 0
+        assert records.upkeep.reap(0).pushed == 0
     record = records.get("one")
     assert (record.state, record.reason) == (JobState.FAILED, "internal")
     assert "submit it again" in record.message
     assert types(records, "one") == ["queued", "retrying", "failed"]
-    assert "one" in records.untold(), "the reaper tells Celery"
+    assert "one" in records.upkeep.untold(), "the reaper tells Celery"
     assert not records.client.exists(records.keys.waiting(record.queue))
 
 
@@ -117,7 +119,7 @@ def test_a_waiting_job_whose_message_is_unknown_fails_when_it_is_missed(records:
     client, keys = records.client, records.keys
     client.hset(keys.job("one"), mapping={"message": "", "tag": ""})
     since = client.zscore(keys.waiting(records.get("one").queue), "one")
-    assert not records.repush("one", str(int(float(str(since)))))
+    assert not records.upkeep.repush("one", str(int(float(str(since)))))
     assert records.get("one").reason == "internal"
 
 
@@ -138,8 +140,8 @@ def test_a_claim_that_a_failover_lost_is_written_again(records: Records) -> None
     held = claimed(records)
     as_before_the_claim(records, before)  # type: ignore[arg-type]  # no client of asyncio's
     for say in (
-        lambda: records.renew(held.lease, TTL_MS),
-        lambda: records.publish(held.lease, [RESUMED]),
+        lambda: records.leases.renew(held.lease, TTL_MS),
+        lambda: records.leases.publish(held.lease, [RESUMED]),
         lambda: finish(records, held.lease, events.Succeeded()),
     ):
         with pytest.raises(RecordGone):
@@ -166,8 +168,8 @@ def test_whoever_has_claimed_it_meanwhile_keeps_it(records: Records) -> None:
     with pytest.raises(LeaseLost):
         restore(records, held)
     with pytest.raises(LeaseLost):
-        records.renew(held.lease, TTL_MS)
-    assert records.renew(other, TTL_MS).cancel == ""
+        records.leases.renew(held.lease, TTL_MS)
+    assert records.leases.renew(other, TTL_MS).cancel == ""
     assert records.get("one").node == "node-b"
 
 
@@ -191,11 +193,11 @@ def test_what_nobody_knows_is_queued_again_once_nobody_can_run_it(records: Recor
     record = records.get("one")
     assert (record.state, record.fence, record.attempt) == (JobState.QUEUED, 1, 0)
     assert not messages(records, "one")
-    assert records.reap(0).pushed == 0, "not before its time"
+    assert records.upkeep.reap(0).pushed == 0, "not before its time"
     now = records.client.time()[0] * 1000
     assert now + 30_000 < (records.client.zscore(records.keys.delayed, "one") or 0) <= now + 62_000
     records.client.zadd(records.keys.delayed, {"one": now - 1})
-    assert records.reap(0).pushed == 1
+    assert records.upkeep.reap(0).pushed == 1
     assert len(messages(records, "one")) == 1
     again = claimed(records)
     assert (again.attempt, again.lease.fence) == (1, 2), "an outage is no attempt"
@@ -224,9 +226,9 @@ def test_counts_and_summons_of_a_node_that_is_gone_have_an_end(records: Records)
     held = claimed(records)
     client, keys = records.client, records.keys
     client.delete(keys.counts("node-a"))  # as it does when it leaves
-    records.publish(held.lease, [RESUMED])
+    records.leases.publish(held.lease, [RESUMED])
     assert 0 < client.ttl(keys.counts("node-a")) <= 86_400
-    assert records.summon(held.lease, "slot.node-a.cpu0")
+    assert records.leases.summon(held.lease, "slot.node-a.cpu0")
     where = keys.message_list("slot.node-a.cpu0", 0)
     assert client.llen(where) == 1
     assert 0 < client.ttl(where) <= 3_600

@@ -68,7 +68,7 @@ def test_promtool_finds_nothing_wrong_and_the_dashboard_shows_what_there_is(
     lost = submit(records)
     claim(records, lost)
     run_out(records, lost)
-    records.reap(0)
+    records.upkeep.reap(0)
     page = scraped(port)
     names = set(re.findall(r"^(cyxwiz_\w+)", page, re.MULTILINE))
     queries = [

@@ -15,7 +15,8 @@ from tasks.errors import Forged, NotSigned
 from tasks.events import Event
 from tasks.following import follow
 from tasks.job_result import JobResult
-from tasks.record import Claimed, tagged
+from tasks.leases import tagged
+from tasks.recorded import Claimed
 from tasks.roots import TrustRoot
 from tasks.seals import Sealer
 from tasks.state import JobState
@@ -52,13 +53,13 @@ class Node:
         return self._sealer.seal([tagged(one) for one in said], self._batch)
 
     def say(self, *said: Event) -> None:
-        self._hub.records.publish(self._claimed.lease, self._sealed(*said))
+        self._hub.records.leases.publish(self._claimed.lease, self._sealed(*said))
 
     def end(self, at: float | None = None, **lies: Any) -> None:
         """``at``: by its clock. ``lies``: what the proof says otherwise than the event."""
         result = RESULT
         end = replace(End(state="succeeded", result=result), **lies)
-        self._hub.records.finish(
+        self._hub.records.leases.finish(
             self._claimed.lease,
             JobState.SUCCEEDED,
             self._sealed(events.Succeeded(result=result)),

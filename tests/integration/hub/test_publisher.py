@@ -10,7 +10,8 @@ import pytest
 
 from tasks import events
 from tasks.events import Envelope, Log, Progress
-from tasks.record import Lease, Records
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, history, log, progress, run_out, submit
@@ -46,7 +47,7 @@ def sent(records: Records, lease: Lease) -> list[Envelope]:
 def end(records: Records, lease: Lease, publisher: Publisher) -> list[Envelope]:
     """Close it, say with the end what it left, and return all that was said."""
     left = publisher.close()
-    records.finish(
+    records.leases.finish(
         lease, JobState.SUCCEEDED, [*left.events, "s" + events.encode(events.Succeeded())],
         reason=None, message="", result={}, snapshot=left.snapshot, ran_ms=left.ran_ms,
     )  # fmt: skip
@@ -58,7 +59,7 @@ def drained(publisher: Publisher) -> bool:
 
 
 def test_events_go_at_once_and_in_order(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     publisher.state(events.Started(), state=JobState.RUNNING)
     publisher.offer(progress(1))
     publisher.offer(log("a"))
@@ -71,7 +72,7 @@ def test_events_go_at_once_and_in_order(records: Records, lease: Lease) -> None:
 
 def test_what_is_held_is_said_with_the_end(records: Records, lease: Lease) -> None:
     """Also what the record shows of it."""
-    publisher = Publisher(records, lease, hold=True)
+    publisher = Publisher(records.leases, lease, hold=True)
     publisher.state(events.Admitted(mode="native", why="it may"))
     publisher.state(events.Started(image="an/image", digest="sha256:1"), state=JobState.RUNNING)
     for epoch in (1, 2):
@@ -88,7 +89,7 @@ def test_what_is_held_is_said_with_the_end(records: Records, lease: Lease) -> No
 
 
 def test_what_is_held_goes_at_once_when_it_begins(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease, hold=True)
+    publisher = Publisher(records.leases, lease, hold=True)
     publisher.state(events.Started(), state=JobState.RUNNING)
     publisher.begin()
     publisher.begin()
@@ -101,10 +102,10 @@ def test_a_job_that_ran_and_is_queued_again_does_not_expire(records: Records) ->
     """Whether it was told that it runs, or not."""
     job_id = submit(records, expires_ms=60_000)
     lease = claim(records, job_id)
-    publisher = Publisher(records, lease, hold=True)
+    publisher = Publisher(records.leases, lease, hold=True)
     publisher.state(events.Started(), state=JobState.RUNNING)
     left = publisher.close()
-    records.requeue(
+    records.leases.requeue(
         lease, [*left.events, "s" + events.encode(events.Retrying(reason="internal", message=""))],
         reason=FailureReason.INTERNAL, message="", delay_ms=0, counts=True, ran_ms=left.ran_ms,
     )  # fmt: skip
@@ -112,7 +113,7 @@ def test_a_job_that_ran_and_is_queued_again_does_not_expire(records: Records) ->
 
 
 def test_what_close_leaves_is_said_with_the_end(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     for number in range(500):
         publisher.offer(log(f"{number}"))
     said = end(records, lease, publisher)
@@ -123,7 +124,7 @@ def test_what_close_leaves_is_said_with_the_end(records: Records, lease: Lease) 
 
 
 def test_from_many_threads_no_number_is_missing(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
 
     def flood(name: int) -> None:
         for number in range(100):
@@ -144,7 +145,7 @@ def test_from_many_threads_no_number_is_missing(records: Records, lease: Lease) 
 def test_while_redis_is_away_the_job_goes_on_and_only_what_it_printed_gives_way(
     hub: Hub, records: Records, lease: Lease
 ) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     publisher.state(events.Started(), state=JobState.RUNNING)
     publisher.offer(progress(0))
     wait_until(lambda: len(sent(records, lease)) == 2, what="a beginning")
@@ -176,7 +177,7 @@ def test_while_redis_is_away_the_job_goes_on_and_only_what_it_printed_gives_way(
 def test_a_batch_whose_answer_was_lost_is_not_said_twice(
     hub: Hub, records: Records, lease: Lease
 ) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     for number in range(60):
         publisher.offer(log(f"{number}"))
         if number % 10 == 5:
@@ -191,7 +192,7 @@ def test_redis_freezes_for_longer_than_its_clients_wait(
     hub: Hub, records: Records, lease: Lease
 ) -> None:
     """The frozen server has the batch, and carries it out when it thaws; so do the repetitions."""
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     hub.server.freeze()
     publisher.offer(log("once"))
     wait_until(lambda: publisher.stats.errors >= 2, what="given up twice")
@@ -202,7 +203,7 @@ def test_redis_freezes_for_longer_than_its_clients_wait(
 
 def test_a_lost_lease_stops_it_and_says_so_once(records: Records, lease: Lease) -> None:
     lost: list[int] = []
-    publisher = Publisher(records, lease, on_lost=lambda: lost.append(1))
+    publisher = Publisher(records.leases, lease, on_lost=lambda: lost.append(1))
     run_out(records, lease.job_id)
     other = claim(records, lease.job_id)
     publisher.offer(progress(1))
@@ -217,7 +218,7 @@ def test_a_lost_lease_stops_it_and_says_so_once(records: Records, lease: Lease) 
 
 
 def test_a_state_that_may_not_follow_costs_no_event(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     publisher.state(events.Paused(why="too soon"), state=JobState.PAUSED)
     publisher.offer(progress(1))
     wait_until(lambda: len(sent(records, lease)) == 2, what="both")
@@ -226,7 +227,7 @@ def test_a_state_that_may_not_follow_costs_no_event(records: Records, lease: Lea
 
 
 def test_a_loud_job_goes_in_few_batches(records: Records, lease: Lease) -> None:
-    publisher = Publisher(records, lease)
+    publisher = Publisher(records.leases, lease)
     for number in range(20_000):
         publisher.offer(progress(number % 100))
     wait_until(lambda: drained(publisher), what="sent")

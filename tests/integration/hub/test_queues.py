@@ -117,18 +117,18 @@ def test_an_empty_queue_that_no_live_node_reads_is_forgotten_until_a_job_waits_t
         records.cancel(jobs[name], "")
     hub.client.lpush(hub.keys.message_list(direct_queue(foreign), 9), "of another program")
     lease = claim(records, jobs[delayed])
-    records.requeue(
+    records.leases.requeue(
         lease, [], reason=FailureReason.INTERNAL, message="", delay_ms=3_600_000, counts=True
     )
-    assert records.forget(queues) == 1, "that of the job that is tried again in an hour"
+    assert records.upkeep.forget(queues) == 1, "that of the job that is tried again in an hour"
     node_a.leave()
-    assert records.forget(queues) == 1
+    assert records.upkeep.forget(queues) == 1
     assert known(cluster) == {direct_queue(name) for name in (lives, waits, foreign)}
     hub.client.zadd(hub.keys.delayed, {jobs[delayed]: 1})  # an hour later
-    records.reap(0)
+    records.upkeep.reap(0)
     to(records, gone)
     assert known(cluster) == set(queues), "known again"
-    assert records.forget([]) == 0
+    assert records.upkeep.forget([]) == 0
 
 
 def test_the_reaper_forgets_and_metrics_show_classes_first(

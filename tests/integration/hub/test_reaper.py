@@ -93,7 +93,7 @@ def held_back(records: Records, reaper: Reaper, now: float) -> None:
     claim(records, lost)
     run_out(records, lost)
     lease = claim(records, delayed)
-    records.requeue(lease, ["s{}"], reason="stalled", message="", delay_ms=1, counts=True)
+    records.leases.requeue(lease, ["s{}"], reason="stalled", message="", delay_ms=1, counts=True)
     records.client.zadd(records.keys.delayed, {delayed: 1}, xx=True)
     reaper.once(now)
     assert records.get(lost).state is JobState.STARTING

@@ -11,7 +11,9 @@ import pytest
 
 from tasks import events
 from tasks.errors import JobConflict, LeaseLost, UnknownJob
-from tasks.record import Claimed, Lease, NotClaimed, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease, NotClaimed
 from tasks.state import JobState
 from tests.integration.hub.support import (
     claim,
@@ -80,7 +82,7 @@ def test_a_claim_takes_the_job_and_acknowledges_its_message(records: Records) ->
     keys, client = records.keys, records.client
     client.hset(keys.unacked, "tag-1", "[]")
     client.zadd(keys.unacked_index, {"tag-1": 1})
-    found = records.claim(
+    found = records.leases.claim(
         job_id, owner="me", node="node-a", slot="cpu0", ttl_ms=1000, delivery_tag="tag-1"
     )
     assert isinstance(found, Claimed)
@@ -122,7 +124,7 @@ def test_of_many_who_claim_at_once_one_gets_the_job(records: Records) -> None:
 def test_a_lease_that_ran_out_is_taken_over_and_its_holder_is_fenced(records: Records) -> None:
     job_id = submit(records)
     old = claim(records, job_id)
-    records.publish(old, [tagged(events.Started())], state=JobState.RUNNING)
+    records.leases.publish(old, [tagged(events.Started())], state=JobState.RUNNING)
     run_out(records, job_id)
     new = claim(records, job_id, node="node-b")
     assert new.fence == 2
@@ -160,9 +162,9 @@ def refused(records: Records, lease: Lease) -> None:
     job = records.keys.job(lease.job_id)
     before = (records.client.hgetall(job), types(records, lease.job_id))
     with pytest.raises(LeaseLost):
-        records.renew(lease, 1000)
+        records.leases.renew(lease, 1000)
     with pytest.raises(LeaseLost):
-        records.publish(lease, [tagged(progress(1))], snapshot={"progress": "{}"})
+        records.leases.publish(lease, [tagged(progress(1))], snapshot={"progress": "{}"})
     with pytest.raises(LeaseLost):
         finish(records, lease, events.Succeeded())
     with pytest.raises(LeaseLost):
@@ -178,7 +180,7 @@ def test_another_owner_or_fence_is_refused_everywhere(
     lease = claim(records, job_id, owner="me")
     right = {"owner": lease.owner, "fence": lease.fence}
     refused(records, Lease(job_id=job_id, **{**right, **wrong}))
-    records.renew(lease, 1000)
+    records.leases.renew(lease, 1000)
 
 
 def test_nobody_holds_a_queued_job(records: Records) -> None:
@@ -193,9 +195,9 @@ def test_a_finish_may_be_said_twice_and_writes_once(records: Records) -> None:
     assert types(records, job_id) == ["queued", "succeeded"]
     assert records.get(job_id).state is JobState.SUCCEEDED
     with pytest.raises(LeaseLost):
-        records.renew(lease, 1000)
+        records.leases.renew(lease, 1000)
     with pytest.raises(LeaseLost):
-        records.publish(lease, [tagged(progress(1))])
+        records.leases.publish(lease, [tagged(progress(1))])
 
 
 def test_a_requeue_may_be_said_twice_and_pushes_once(records: Records) -> None:
@@ -206,7 +208,7 @@ def test_a_requeue_may_be_said_twice_and_pushes_once(records: Records) -> None:
     assert len(messages(records, job_id)) == 2  # the first was never popped in this test
     other = claim(records, job_id)
     assert requeue(records, lease) is JobState.STARTING
-    records.renew(other, 1000)
+    records.leases.renew(other, 1000)
 
 
 def test_a_job_ends_in_a_terminal_state_only(records: Records) -> None:
@@ -224,7 +226,7 @@ def test_numbers_have_no_gaps_whoever_publishes(records: Records) -> None:
 
     def flood(number: int) -> None:
         for index in range(20):
-            records.publish(lease, [tagged(log(f"{number}.{index}"))] * 3)
+            records.leases.publish(lease, [tagged(log(f"{number}.{index}"))] * 3)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(flood, range(4)))
@@ -236,19 +238,19 @@ def test_numbers_have_no_gaps_whoever_publishes(records: Records) -> None:
 def test_a_batch_that_was_there_before_is_not_written_again(records: Records) -> None:
     job_id = submit(records)
     lease = claim(records, job_id)
-    first = records.publish(lease, [tagged(progress(1))], batch=1)
-    assert records.publish(lease, [tagged(progress(1))], batch=1) == first
-    assert records.publish(lease, [tagged(progress(2))], batch=2) == first + 1
+    first = records.leases.publish(lease, [tagged(progress(1))], batch=1)
+    assert records.leases.publish(lease, [tagged(progress(1))], batch=1) == first
+    assert records.leases.publish(lease, [tagged(progress(2))], batch=2) == first + 1
     assert types(records, job_id) == ["queued", "progress", "progress"]
 
 
 def test_batches_count_anew_in_each_attempt(records: Records) -> None:
     job_id = submit(records)
     lease = claim(records, job_id)
-    records.publish(lease, [tagged(progress(1))], batch=7)
+    records.leases.publish(lease, [tagged(progress(1))], batch=7)
     requeue(records, lease)
     lease = claim(records, job_id)
-    records.publish(lease, [tagged(progress(2))], batch=1)
+    records.leases.publish(lease, [tagged(progress(2))], batch=1)
     assert types(records, job_id).count("progress") == 2
 
 
@@ -256,10 +258,10 @@ def test_a_state_that_may_not_follow_is_refused_with_its_events(records: Records
     job_id = submit(records)
     lease = claim(records, job_id)
     with pytest.raises(ValueError, match="cannot go from starting to paused"):
-        records.publish(lease, [tagged(events.Paused())], state=JobState.PAUSED)
+        records.leases.publish(lease, [tagged(events.Paused())], state=JobState.PAUSED)
     assert types(records, job_id) == ["queued"]
     for state in (JobState.RUNNING, JobState.PAUSED, JobState.RUNNING, JobState.RUNNING):
-        records.publish(lease, [tagged(events.Resumed())], state=state)
+        records.leases.publish(lease, [tagged(events.Resumed())], state=state)
         assert records.get(job_id).state is state
 
 
@@ -270,7 +272,9 @@ def test_one_round_trip_writes_snapshot_history_and_channel(records: Records) ->
         channel.subscribe(records.keys.events(job_id))
         assert channel.get_message(timeout=5)["type"] == "subscribe"
         said = events.encode(progress(3))
-        records.publish(lease, [tagged(progress(3)), tagged(log("x"))], snapshot={"progress": said})
+        records.leases.publish(
+            lease, [tagged(progress(3)), tagged(log("x"))], snapshot={"progress": said}
+        )
         message = channel.get_message(timeout=5)["data"]
     stored = history(records, job_id)[1:]
     assert [events.decode(text) for text in message.split("\n")] == stored
@@ -282,7 +286,7 @@ def test_the_tail_is_capped_in_events_and_the_history_is_not(records: Records) -
     job_id = submit(records)
     lease = claim(records, job_id)
     for _ in range(30):
-        records.publish(lease, [tagged(events.Paused()), *[tagged(progress(1))] * 100])
+        records.leases.publish(lease, [tagged(events.Paused()), *[tagged(progress(1))] * 100])
     assert records.client.xlen(records.keys.history(job_id)) == 31
     assert 2000 <= records.client.xlen(records.keys.tail(job_id)) <= 2200
     assert history(records, job_id)[-1].seq == 1 + 30 * 101
@@ -292,7 +296,7 @@ def test_the_tail_is_capped_in_bytes(records: Records) -> None:
     job_id = submit(records)
     lease = claim(records, job_id)
     for index in range(100):
-        records.publish(lease, [tagged(log(f"{index} " + "x" * 150_000))])
+        records.leases.publish(lease, [tagged(log(f"{index} " + "x" * 150_000))])
     tail = records.keys.tail(job_id)
     rows = records.client.xrange(tail)
     kept = sum(len(row["e"]) for _, row in rows)

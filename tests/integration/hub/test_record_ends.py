@@ -10,7 +10,9 @@ import pytest
 
 from tasks import events
 from tasks.errors import BrokenRecord, LeaseLost
-from tasks.record import NotClaimed, Records, ResultMeta, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import NotClaimed, ResultMeta
 from tasks.state import FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import (
@@ -126,10 +128,10 @@ def test_a_delayed_job_waits_for_the_reaper(records: Records) -> None:
     job_id = submit(records)
     requeue(records, claim(records, job_id), delay_ms=HOUR_MS)
     assert len(messages(records, job_id)) == 1
-    assert records.reap(0).pushed == 0
+    assert records.upkeep.reap(0).pushed == 0
     in_the_past(records, records.keys.delayed, job_id)
-    assert records.reap(0).pushed == 1
-    assert records.reap(0).pushed == 0
+    assert records.upkeep.reap(0).pushed == 1
+    assert records.upkeep.reap(0).pushed == 0
     assert len(messages(records, job_id)) == 2
 
 
@@ -163,7 +165,7 @@ def test_a_running_job_is_asked_by_its_channel_and_at_each_renewal(records: Reco
         assert records.cancel(job_id, "second") == (True, JobState.STARTING)
         order = json.loads(channel.get_message(timeout=5)["data"])
     assert order == {"op": "cancel", "why": "first"}
-    assert records.renew(lease, 1000).cancel == "first"
+    assert records.leases.renew(lease, 1000).cancel == "first"
 
 
 def test_a_job_that_was_to_be_cancelled_is_not_tried_again(records: Records) -> None:
@@ -183,7 +185,7 @@ def test_a_lost_job_that_was_to_be_cancelled_is_cancelled(records: Records) -> N
     found = try_claim(records, by_claim)
     assert isinstance(found, NotClaimed)
     assert (found.why, found.state) == ("cancelled", JobState.CANCELLED)
-    assert records.reap(0).lost == 1
+    assert records.upkeep.reap(0).lost == 1
     assert records.get(by_reaper).state is JobState.CANCELLED
 
 
@@ -195,7 +197,7 @@ def test_a_job_that_was_not_started_in_time_fails(records: Records) -> None:
     found = try_claim(records, by_claim)
     assert isinstance(found, NotClaimed)
     assert (found.why, found.reason) == ("expired", "timeout")
-    assert records.reap(0).expired == 1
+    assert records.upkeep.reap(0).expired == 1
     for job_id in (by_reaper, by_claim):
         assert types(records, job_id) == ["queued", "failed"]
         assert records.get(job_id).message == "not started before its expiry"
@@ -203,7 +205,7 @@ def test_a_job_that_was_not_started_in_time_fails(records: Records) -> None:
 
 def test_a_job_that_has_not_expired_runs(records: Records) -> None:
     job_id = submit(records, expires_ms=HOUR_MS)
-    assert records.reap(0).expired == 0
+    assert records.upkeep.reap(0).expired == 0
     lease = claim(records, job_id)
     assert not records.client.zscore(records.keys.expiring, job_id)
     finish(records, lease, events.Succeeded())
@@ -213,13 +215,13 @@ def test_a_hand_back_does_not_save_a_job_from_its_expiry(records: Records) -> No
     job_id = submit(records, expires_ms=HOUR_MS)
     requeue(records, claim(records, job_id), counts=False)
     in_the_past(records, records.keys.expiring, job_id)
-    assert records.reap(0).expired == 1
+    assert records.upkeep.reap(0).expired == 1
 
 
 def test_a_job_that_has_run_does_not_expire(records: Records) -> None:
     job_id = submit(records, expires_ms=HOUR_MS)
     lease = claim(records, job_id)
-    records.publish(lease, [tagged(events.Started())], state=JobState.RUNNING)
+    records.leases.publish(lease, [tagged(events.Started())], state=JobState.RUNNING)
     requeue(records, lease)
     assert not records.client.zscore(records.keys.expiring, job_id)
     records.client.hset(records.keys.job(job_id), "expires", 1)
@@ -233,15 +235,15 @@ def test_a_lost_attempt_is_queued_again_by_its_saved_message(records: Records) -
     job_id = submit(records)
     lease = claim(records, job_id)
     run_out(records, job_id)
-    assert records.reap(0).lost == 1
+    assert records.upkeep.reap(0).lost == 1
     assert types(records, job_id) == ["queued", "retrying"]
     assert history(records, job_id)[-1].event == events.Retrying(
         reason="node_lost", message="node node-a did not renew its lease"
     )
     assert len(messages(records, job_id)) == 2
     with pytest.raises(LeaseLost):
-        records.renew(lease, 1000)
-    assert records.reap(0).lost == 0
+        records.leases.renew(lease, 1000)
+    assert records.upkeep.reap(0).lost == 0
 
 
 def test_a_job_that_loses_every_node_fails(records: Records) -> None:
@@ -249,19 +251,19 @@ def test_a_job_that_loses_every_node_fails(records: Records) -> None:
     for _ in range(2):
         claim(records, job_id)
         run_out(records, job_id)
-        assert records.reap(0).lost == 1
+        assert records.upkeep.reap(0).lost == 1
     record = records.get(job_id)
     assert (record.state, record.reason) == (JobState.FAILED, "node_lost")
-    assert records.untold() == [job_id]
+    assert records.upkeep.untold() == [job_id]
 
 
 def test_leases_can_be_left_alone(records: Records) -> None:
     job_id = submit(records)
     lease = claim(records, job_id)
     run_out(records, job_id)
-    assert records.reap(None).lost == 0
-    records.renew(lease, 60_000)
-    assert records.reap(0).lost == 0
+    assert records.upkeep.reap(None).lost == 0
+    records.leases.renew(lease, 60_000)
+    assert records.upkeep.reap(0).lost == 0
 
 
 # what is left in Redis
@@ -271,7 +273,7 @@ def ends(records: Records) -> list[str]:
     """A job of each ending."""
     done, failed, rejected = (submit(records, user_id="ann") for _ in range(3))
     lease = claim(records, done)
-    records.publish(lease, [tagged(events.Log(lines=("x",)))], state=JobState.RUNNING)
+    records.leases.publish(lease, [tagged(events.Log(lines=("x",)))], state=JobState.RUNNING)
     finish(records, lease, events.Succeeded())
     finish(records, claim(records, failed), events.Failed(), state=JobState.FAILED)
     finish(records, claim(records, rejected), events.Rejected(), state=JobState.REJECTED)
@@ -282,7 +284,7 @@ def ends(records: Records) -> list[str]:
     finish(records, lease, events.Cancelled(), state=JobState.CANCELLED)
     exhausted, expired = submit(records, max_attempts=1), submit(records, expires_ms=-1)
     requeue(records, claim(records, exhausted))
-    records.reap(0)
+    records.upkeep.reap(0)
     return [done, failed, rejected, cancelled, stopped, exhausted, expired]
 
 
@@ -295,7 +297,7 @@ def ttls(records: Records, job_id: str) -> set[int]:
 def test_a_jobs_keys_get_a_ttl_when_it_ends_and_not_before(records: Records) -> None:
     waiting, running, back = (submit(records) for _ in range(3))
     lease = claim(records, running)
-    records.publish(lease, [tagged(events.Log(lines=("x",)))], state=JobState.RUNNING)
+    records.leases.publish(lease, [tagged(events.Log(lines=("x",)))], state=JobState.RUNNING)
     requeue(records, claim(records, back))
     for job_id in (waiting, running, back):
         assert ttls(records, job_id) == {-1}
@@ -349,16 +351,16 @@ def test_a_users_index_lasts_while_one_of_their_jobs_does(records: Records) -> N
 def test_an_end_that_nobody_told_is_named_less_and_less_often(records: Records) -> None:
     job_id = submit(records)
     finish(records, claim(records, job_id), events.Succeeded())
-    assert records.untold() == []  # its worker has 30 s to do it
+    assert records.upkeep.untold() == []  # its worker has 30 s to do it
     clock = records.client.time()[0] * 1000
     for tries in range(1, 10):
         in_the_past(records, records.keys.untold, job_id)
-        assert records.untold() == [job_id]
+        assert records.upkeep.untold() == [job_id]
         again = records.client.zscore(records.keys.untold, job_id) - clock
         assert abs(again - min(30_000 * 2 ** (tries - 1), HOUR_MS)) < 20_000
     records.client.delete(records.keys.job(job_id))
     in_the_past(records, records.keys.untold, job_id)
-    assert records.untold() == []
+    assert records.upkeep.untold() == []
     assert not records.client.exists(records.keys.untold)
 
 
@@ -397,11 +399,11 @@ def test_what_stands_at_celerys_key_keeps_no_job_from_its_end(records: Records) 
     said = [tagged(events.Succeeded())]
     lease = claim(records, job_id)
     given: dict[str, Any] = {"reason": None, "message": "", "result": {}}
-    assert not records.finish(lease, JobState.SUCCEEDED, said, meta=meta, **given)
+    assert not records.leases.finish(lease, JobState.SUCCEEDED, said, meta=meta, **given)
     assert records.get(job_id).state is JobState.SUCCEEDED
     assert records.client.zscore(records.keys.untold, job_id), "Celery is told of it later"
     other = claim(records, submit(records))
     free = replace(meta, key="celery-other")
-    assert records.finish(other, JobState.SUCCEEDED, said, meta=free, **given)
+    assert records.leases.finish(other, JobState.SUCCEEDED, said, meta=free, **given)
     assert records.client.get("celery-other") == meta.value
     assert not records.client.zscore(records.keys.untold, other.job_id)

@@ -12,7 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tasks import events
 from tasks.errors import LeaseLost
-from tasks.record import Claimed, Lease, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease
 from tasks.state import TRANSITIONS, FailureReason, JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import (
@@ -126,24 +128,24 @@ class Record(RuleBasedStateMachine):
         said = [tagged(progress(1))] * count
         if not model.holds(lease):
             with pytest.raises(LeaseLost):
-                self.records.publish(lease, said, state=state)
+                self.records.leases.publish(lease, said, state=state)
         elif state != model.state and state not in TRANSITIONS[model.state]:
             with pytest.raises(ValueError, match="cannot go"):
-                self.records.publish(lease, said, state=state)
+                self.records.leases.publish(lease, said, state=state)
         else:
             model.events, model.state = model.events + count, state
-            assert self.records.publish(lease, said, state=state) == model.events
+            assert self.records.leases.publish(lease, said, state=state) == model.events
 
     @precondition(lambda self: self.model.past)
     @rule(index=st.integers(0, 3))
     def renew(self, index: int) -> None:
         lease = self.lease(index)
         if self.model.holds(lease):
-            assert bool(self.records.renew(lease, 60_000).cancel) == self.model.cancel
+            assert bool(self.records.leases.renew(lease, 60_000).cancel) == self.model.cancel
             self.model.lost = False
         else:
             with pytest.raises(LeaseLost):
-                self.records.renew(lease, 60_000)
+                self.records.leases.renew(lease, 60_000)
 
     @precondition(lambda self: self.model.past)
     @rule(index=st.integers(0, 3), state=st.sampled_from(sorted(ENDS)))
@@ -165,7 +167,7 @@ class Record(RuleBasedStateMachine):
         lease, model = self.lease(index), self.model
 
         def say() -> JobState:
-            return self.records.requeue(
+            return self.records.leases.requeue(
                 lease,
                 [tagged(events.Retrying())],
                 reason=FailureReason.STALLED,
@@ -205,7 +207,7 @@ class Record(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         lost = self.model.lost
-        assert self.records.reap(0).lost == lost
+        assert self.records.upkeep.reap(0).lost == lost
         if lost:
             self.model.requeue(counts=True)
             self.model.events += 1

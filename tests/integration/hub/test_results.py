@@ -17,7 +17,7 @@ from tasks import train
 from tasks.celery import make_app
 from tasks.control import cancel
 from tasks.errors import NodeUntrusted, NotSigned, RedisUnavailable, UnknownResult
-from tasks.record import Claimed
+from tasks.recorded import Claimed
 from tasks.roots import TrustRoot
 from tasks.settings import Settings
 from tasks.state import JobState

@@ -13,7 +13,9 @@ from tasks.errors import BadSignature, KeyUnusable, LeaseLost
 from tasks.events import Retrying
 from tasks.job import JobConfig
 from tasks.keys import Keys
-from tasks.record import Claimed, Lease, Records, tagged
+from tasks.leases import tagged
+from tasks.record import Records
+from tasks.recorded import Claimed, Lease
 from tasks.state import FailureReason, JobState
 from tasks.training import train
 from tasks.trust import SigningKey, sign
@@ -73,8 +75,8 @@ def test_a_key_that_cannot_be_used_publishes_nothing(hub: Hub, tmp_path: Path) -
 
 def test_a_retry_uses_its_signature_again(records: Records, ring: Keyring) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
-    assert vet(job, lease, ring, records, NOW).key
-    assert vet(job, lease, ring, records, NOW + 1).key
+    assert vet(job, lease, ring, records.leases, NOW).key
+    assert vet(job, lease, ring, records.leases, NOW + 1).key
 
 
 def test_the_same_signed_text_is_not_run_again_when_its_record_is_gone(
@@ -82,20 +84,20 @@ def test_the_same_signed_text_is_not_run_again_when_its_record_is_gone(
 ) -> None:
     signed = sign({"command": ["true"]}, KEY, now=NOW)
     job, lease = taken(records, signed)
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     finish(records, lease)
     keys = records.keys
     for key in (keys.job(lease.job_id), keys.history(lease.job_id), keys.tail(lease.job_id)):
         records.client.delete(key)  # as their time-to-live would
     again, lease = taken(records, signed)
     with pytest.raises(BadSignature, match=f"was used before, by job {signed.job_id}"):
-        vet(again, lease, ring, records, NOW + 60)
+        vet(again, lease, ring, records.leases, NOW + 60)
 
 
 def retry(records: Records, lease: Lease) -> JobState:
     """The attempt has failed, and counts."""
     said = [tagged(Retrying(reason=FailureReason.ENGINE_ERROR, message="why"))]
-    return records.requeue(
+    return records.leases.requeue(
         lease, said, reason=FailureReason.ENGINE_ERROR, message="why", delay_ms=0, counts=True
     )
 
@@ -132,12 +134,12 @@ def test_a_signed_job_that_has_ended_is_not_run_again_however_its_record_is_set_
     records: Records, ring: Keyring, mallory: redis.Redis, fields: dict[str, str | int]
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
-    assert vet(job, lease, ring, records, NOW).key
+    assert vet(job, lease, ring, records.leases, NOW).key
     finish(records, lease)
     set_back(mallory, records.keys, lease.job_id, **fields)
     again = claim(records, lease.job_id)
     with pytest.raises(BadSignature, match=f"was used before, by job {lease.job_id}"):
-        vet(job, again, ring, records, NOW + 60)
+        vet(job, again, ring, records.leases, NOW + 60)
 
 
 @pytest.mark.parametrize("how", ["the reaper", "a claim", "no retry left", "a broken record"])
@@ -145,42 +147,42 @@ def test_whoever_ends_a_signed_job_ends_its_signature(
     records: Records, ring: Keyring, mallory: redis.Redis, how: str
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"], "max_attempts": 1}, KEY, now=NOW))
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     job_id = lease.job_id
     before = mallory.hgetall(records.keys.job(job_id))
     match how:
         case "the reaper":
             run_out(records, job_id)
-            assert records.reap(0).lost == 1
+            assert records.upkeep.reap(0).lost == 1
         case "a claim":
             run_out(records, job_id)
             assert not isinstance(try_claim(records, job_id), Claimed)
         case "no retry left":
             retry(records, lease)
         case _:
-            records.bury(job_id)
+            records.upkeep.bury(job_id)
             mallory.hset(records.keys.job(job_id), mapping=before)
     set_back(mallory, records.keys, job_id, fence=1000)
     with pytest.raises(BadSignature, match="was used before"):
-        vet(job, claim(records, job_id), ring, records, NOW + 60)
+        vet(job, claim(records, job_id), ring, records.leases, NOW + 60)
 
 
 def test_a_running_jobs_record_that_is_set_back_does_not_pass_for_a_retry(
     records: Records, ring: Keyring, mallory: redis.Redis
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     for fence in (0, -5):
         set_back(mallory, records.keys, lease.job_id, fence=fence)
         with pytest.raises(BadSignature, match="was used before"):
-            vet(job, claim(records, lease.job_id), ring, records, NOW + 60)
+            vet(job, claim(records, lease.job_id), ring, records.leases, NOW + 60)
 
 
 def test_a_producer_can_neither_read_nor_free_a_nonce(
     records: Records, ring: Keyring, mallory: redis.Redis
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     for key in records.client.keys(records.keys.nonce("*")):
         for command in ("GET", "DEL", "UNLINK", "PERSIST"):
             with pytest.raises(redis.exceptions.NoPermissionError):
@@ -193,7 +195,7 @@ def test_a_producer_cancels_a_signed_job_that_waits_for_its_retry(
     records: Records, ring: Keyring, mallory: redis.Redis
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     retry(records, lease)
     Records(mallory, records.keys).cancel(lease.job_id, "enough")
     assert records.get(lease.job_id).state is JobState.CANCELLED
@@ -208,14 +210,14 @@ def test_a_nonce_of_an_older_version_is_this_submissions_still(
     nonce = records.keys.nonce(f"{stamp.key_id}:{stamp.nonce}")
     since = records.client.hget(records.keys.job(lease.job_id), "submitted")
     records.client.set(nonce, f"{lease.job_id}@{since}", px=60_000)
-    assert vet(job, lease, ring, records, NOW).key
+    assert vet(job, lease, ring, records.leases, NOW).key
 
 
 def test_a_nonce_is_remembered_as_long_as_its_signature_is_good(
     records: Records, ring: Keyring
 ) -> None:
     job, lease = taken(records, sign({"command": ["true"]}, KEY, lifetime=1000, now=NOW))
-    vet(job, lease, ring, records, NOW)
+    vet(job, lease, ring, records.leases, NOW)
     for key in records.client.keys(records.keys.nonce("*")):
         assert records.client.pttl(key) > 1000 * 1000
 
@@ -224,7 +226,7 @@ def test_only_the_holder_of_the_lease_uses_a_nonce(records: Records, ring: Keyri
     job, lease = taken(records, sign({"command": ["true"]}, KEY, now=NOW))
     gone = Lease(job_id=lease.job_id, owner="somebody", fence=lease.fence)
     with pytest.raises(LeaseLost):
-        vet(job, gone, ring, records, NOW)
+        vet(job, gone, ring, records.leases, NOW)
     assert not records.client.keys(records.keys.nonce("*"))
 
 
@@ -232,7 +234,7 @@ def test_an_unsigned_job_leaves_no_nonce(records: Records, ring: Keyring) -> Non
     job_id = submit(records)
     lease = claim(records, job_id)
     job = JobConfig.parse({"command": ["true"], "job_id": job_id})
-    assert vet(job, lease, ring, records, NOW).key is None
+    assert vet(job, lease, ring, records.leases, NOW).key is None
     assert not records.client.keys(records.keys.nonce("*"))
 
 

@@ -25,7 +25,7 @@ def test_usage_is_counted_by_renewals_and_ends(
         hub.client.hincrby(hub.keys.job(job_id), "counted", -seconds * 1000)
 
     def claimed(job_id: str, gpus: int) -> Any:
-        return records.claim(
+        return records.leases.claim(
             job_id,
             owner=f"o-{job_id}",
             node="node-a",
@@ -38,12 +38,12 @@ def test_usage_is_counted_by_renewals_and_ends(
     one, two = submit(records, user_id="ann"), submit(records, user_id="bob")
     first, second = claimed(one, 4), claimed(two, 0)
     back(one, 100)
-    records.renew(first, 60_000)
+    records.leases.renew(first, 60_000)
     back(one, 50)
     finish(records, first, Succeeded())
     back(two, 30)
     run_out(records, two)
-    records.reap(0)  # a node that vanished: nothing after its last renewal is counted
+    records.upkeep.reap(0)  # a node that vanished: nothing after its last renewal is counted
     day = today(hub.client)
     rows = {used.user_id: used for used in cluster.usage(day - timedelta(days=2), day)}
     assert rows.keys() == {"ann"}

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tasks.record import Lease, Records
+from tasks.record import Records
+from tasks.recorded import Lease
 from tasks.sent import SentCheckpoints
 from tasks.state import JobState
 from tests.conftest import Hub
@@ -59,7 +60,7 @@ class Site:
         """Another attempt, on ``node``; what went before it has lost its lease."""
         if self.records.get(self.job).fence:
             run_out(self.records, self.job)
-            self.records.reap(0)
+            self.records.upkeep.reap(0)
         lease = claim(self.records, self.job, node=node)
         return lease, self.keeping(node, lease)
 

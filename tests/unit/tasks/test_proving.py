@@ -26,8 +26,8 @@ from tasks.events import (
     Usage,
     to_json,
 )
+from tasks.leases import tagged
 from tasks.proving import Checker
-from tasks.record import tagged
 from tasks.roots import TrustRoot
 from tasks.seals import BATCH, RESTORED, Sealer, statement
 from tasks.sequence import Sequence as Ordered

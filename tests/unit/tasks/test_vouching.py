@@ -12,7 +12,7 @@ import pytest
 from tasks import vouching
 from tasks.enrolment import enrol
 from tasks.errors import Forged, NodeUntrusted
-from tasks.record import JobRecord
+from tasks.recorded import JobRecord
 from tasks.roots import TrustRoot
 from tasks.trust import SigningKey, base64_of
 from tasks.vouching import End, check_end

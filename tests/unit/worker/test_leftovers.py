@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tasks.record import Lease
+from tasks.recorded import Lease
 from tasks.state import JobState
 from worker import leftovers
 from worker.keeper.settle import Settled, Settlement

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.record import Lease
+from tasks.recorded import Lease
 from worker.note import Note, recall, remember
 
 pytestmark = pytest.mark.unit
