@@ -28,6 +28,7 @@ from worker.leftovers import Leftovers
 from worker.note import Note, remember
 from worker.parts import NodeParts
 from worker.runtimes.base import Handle
+from worker.stream.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class Heir:
     @property
     def job_id(self) -> str:
         return self.note.lease.job_id
+
+    @property
+    def reading(self) -> Reading | None:
+        """What its last supervisor wrote down of its output; None before `secure`."""
+        return None if self.adopted is None else Reading.from_json(self.adopted.reading)
 
     def start(self) -> None:
         """Take the lease over and have the job's message sent here."""
