@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RedisUnavailable
+from tasks.job import JobConfig
 from tasks.settings import Settings
 from tasks.state import JobState
 from tests.support.certificates import Authority
@@ -24,6 +26,8 @@ from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer, free_port, redis_binary
 from tests.support.waiting import wait_until
+from worker.config import load
+from worker.trust.keyfile import read_key
 
 pytestmark = pytest.mark.integration
 
@@ -72,9 +76,8 @@ def test_redis_with_the_settings_of_the_page_and_the_accounts_of_the_command(
     ):
         assert there in settings
         settings = settings.replace(there, str(here))
-    lines = [one.partition("  #")[0] for one in settings.splitlines()]
     conf = tmp_path / "redis.conf"
-    conf.write_text("\n".join([*lines, f"dir {tmp_path}", ""]))
+    conf.write_text(f"{settings}\ndir {tmp_path}\n")
     binary = redis_binary()
     assert binary is not None
     with (tmp_path / "redis.log").open("wb") as log:
@@ -123,17 +126,14 @@ def heard(listener: socket.socket, what: bytes) -> None:
         pass
 
 
-def test_the_unit_is_started_stopped_and_started_as_systemd_would(tmp_path: Path) -> None:
-    """Its command, its environment, its notifications and its signal; no systemd is here. A stop is
-    no end of a job, and the next start goes on with it."""
+def test_the_unit_is_started_reloaded_stopped_and_started_as_systemd_would(tmp_path: Path) -> None:
+    """Its commands, its notifications and its signal; no systemd is here. A stop is no end of a
+    job, and the next start goes on with it."""
     assert (setting("Type"), setting("KillMode")) == ("notify", "process")
-    name, _, state = setting("Environment").partition("=")
+    # what stood there no command that is said by hand would know
+    assert not re.search("^Environment=", UNIT, re.MULTILINE)
     program, *arguments = shlex.split(setting("ExecStart"))
-    assert (Path(program).name, name, state) == (
-        "cyxwiz",
-        "CYXWIZ_NODE__STATE_DIR",
-        "/var/lib/cyxwiz",
-    )
+    assert Path(program).name == "cyxwiz"
     number = signal.Signals[setting("KillSignal")]
     with RedisServer() as server, notified(tmp_path / "notify") as listener:
         node = LiveNode(directory=tmp_path / "node", redis_url=server.url)
@@ -141,7 +141,6 @@ def test_the_unit_is_started_stopped_and_started_as_systemd_would(tmp_path: Path
         env = {
             **{key: text for key, text in os.environ.items() if not key.startswith("CYXWIZ_")},
             "CYXWIZ_CONFIG": str(node.write_config()),
-            name: str(node.paths.state_dir),
             "NOTIFY_SOCKET": str(tmp_path / "notify"),
         }
 
@@ -163,6 +162,9 @@ def test_the_unit_is_started_stopped_and_started_as_systemd_would(tmp_path: Path
             ]
             process = node.process
             assert process is not None
+            reload = setting("ExecReload").replace("$MAINPID", str(process.pid))
+            subprocess.run(shlex.split(reload), check=True)
+            wait_until(lambda: "configuration read again" in node.said, what="a reload")
             process.send_signal(number)
             heard(listener, b"STOPPING=1")
             assert process.wait(int(setting("TimeoutStopSec"))) == 0
@@ -182,3 +184,60 @@ def test_the_unit_leaves_the_node_what_it_needs_of_the_host() -> None:
     assert "ProtectHome" not in [line.partition("=")[0] for line in UNIT.splitlines()]
     assert "/run" not in setting("InaccessiblePaths")
     assert {"/var/lib/cyxwiz", "/tmp"} <= set(setting("ReadWritePaths").split())
+
+
+STANDS_IN = """\
+#!/bin/sh
+printf '%s\\n' "$(basename "$0") $*" >> "$SAID"
+"""
+PROGRAMS = {
+    # an editor does what the line's comment says
+    "editor": """\
+#!/bin/sh
+case "$1" in
+  alice.pub) sed -i 's/native: false/native: true/' "$1" ;;
+  server-node.yaml) echo 'trust: {keys: [/etc/cyxwiz/keys/alice.pub]}' >> "$1" ;;
+esac
+""",
+    "sudo": '#!/bin/sh\nexec "$@"\n',
+    "docker": STANDS_IN,
+    "cyxwiz": f"""\
+#!/bin/sh
+[ "$1" != submit ] || {{ printf '%s\\n' "cyxwiz $*" >> "$SAID"; exit; }}
+exec {sys.executable} -m worker.cli "$@"
+""",
+}
+
+
+def test_a_key_that_is_put_where_the_page_says_is_one_that_compose_nodes_take(
+    tmp_path: Path,
+) -> None:
+    place, programs, said = tmp_path / "compose", tmp_path / "bin", tmp_path / "said"
+    place.mkdir()
+    programs.mkdir()
+    (place / "keys").mkdir()
+    shutil.copy(ROOT / "compose" / "server-node.yaml", place)
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    script = block("deploy.md", "sh", "cyxwiz keys new")
+    if os.geteuid() != 0:  # the node's user then
+        script = script.replace("-o root -g root", "")
+    env = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "EDITOR": "editor",
+        "SAID": str(said),
+    }
+    subprocess.run(
+        ["sh", "-euc", f"umask 002\n{script}"], cwd=place, env=env, check=True, timeout=60
+    )
+    key = read_key(place / "keys" / "alice.pub")
+    assert (key.name, key.scope.native) == ("alice", True)
+    assert load(place / "server-node.yaml").trust.keys == (Path("/etc/cyxwiz/keys/alice.pub"),)
+    up, submit = said.read_text().splitlines()
+    assert up.startswith("docker compose up")
+    assert up.endswith(" --force-recreate node"), "Compose sees no change of a file that it mounts"
+    job = shlex.split(submit)[2]
+    JobConfig.parse((ROOT / "compose" / job).read_text())

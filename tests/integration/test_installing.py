@@ -6,6 +6,7 @@ there, so `systemctl` is told to work on the files alone.
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_deploying import block
+from worker.config import load
 
 pytestmark = pytest.mark.integration
 
@@ -65,14 +67,15 @@ def test_the_lines_that_make_a_node_a_service(tmp_path: Path) -> None:
     if lacking or os.geteuid() != 0:
         why = f"needs root and the packages {', '.join(lacking) or 'it has'}"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
-    # the environment is a release's, from a registry; a stand-in says how it is called
+    # the environment takes a minute to make; a stand-in says how it is called
     service = steps("useradd", "python3 -m venv")
     # it speaks to a systemd that runs
     podman = steps("usermod", "loginctl enable-linger")
     looks = r"""
     echo "home: $(stat -c '%U %F' /var/lib/cyxwiz)"
     echo "unit: $(readlink /etc/systemd/system/multi-user.target.wants/cyxwiz-node.service)"
-    echo "configuration: $(cmp /etc/cyxwiz/server-node.yaml compose/server-node.yaml && echo same)"
+    echo "configuration: $(stat -c '%U %G %a' /etc/cyxwiz/server-node.yaml)"
+    echo "file: $(runuser -u cyxwiz -- base64 --wrap 0 /etc/cyxwiz/server-node.yaml)"
     systemd-analyze verify /etc/systemd/system/cyxwiz-node.service && echo "verified"
     echo "subuids: $(grep ^cyxwiz: /etc/subuid)"
     echo "subgids: $(grep ^cyxwiz: /etc/subgid)"
@@ -91,14 +94,21 @@ def test_the_lines_that_make_a_node_a_service(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
+    (file_read,) = [line.removeprefix("file: ") for line in said if line.startswith("file: ")]
+    said.remove(f"file: {file_read}")
     assert said == [
         "cyxwiz doctor as cyxwiz",
         "home: cyxwiz directory",
         "unit: /etc/systemd/system/cyxwiz-node.service",
-        "configuration: same",
+        "configuration: root cyxwiz 640",
         "verified",
         "subuids: cyxwiz:100000:65536",
         "subgids: cyxwiz:100000:65536",
         "socket: /usr/lib/systemd/user/podman.socket",
         "linger is known",
     ], done.stdout + done.stderr
+    read = tmp_path / "server-node.yaml"
+    read.write_bytes(base64.b64decode(file_read))
+    config = load(read, {"HOME": "/var/lib/cyxwiz"})  # as the service and who is called cyxwiz
+    assert config.node.state_dir == Path("/var/lib/cyxwiz")
+    assert str(config.redis.url).startswith("rediss://node-a:")

@@ -16,6 +16,7 @@ import yaml
 
 from tests.support import compose
 from tests.support.guard import REPO
+from worker.config import load
 
 UNIT = compose.FILES / "cyxwiz-node.service"
 
@@ -105,16 +106,31 @@ def test_only_the_engines_file_gives_nodes_what_is_the_hosts() -> None:
         assert "docker.sock" not in json.dumps(found["services"][name])
 
 
-def test_the_guides_nodes_apart_share_no_volume(tmp_path: Path) -> None:
+def guides(name: str, directory: Path) -> dict[str, Any]:
+    """compose.yaml with the file of that name that docs/deploy.md has over it."""
     compose.require()
     page = (REPO / "docs" / "deploy.md").read_text(encoding="utf-8")
     (text,) = [
         one for one in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-        if "compose.apart.yaml" in one
+        if name in one
     ]  # fmt: skip
-    apart = tmp_path / "compose.apart.yaml"
-    apart.write_text(text)
-    found = compose.merged("compose.yaml", str(apart), env=compose.PASSWORDS)["services"]
+    (directory / name).write_text(text)
+    return compose.merged("compose.yaml", str(directory / name), env=compose.PASSWORDS)
+
+
+def test_the_guides_nodes_with_data_reach_them_and_have_them_for_reading(tmp_path: Path) -> None:
+    node = guides("compose.data.yaml", tmp_path)["services"]["node"]
+    assert set(node["networks"]) == {"hub", "outside"}
+    config = load(compose.FILES / "server-node.yaml", node["environment"])
+    assert config.storage.schemes == ("builtin", "file", "https")
+    (root,) = map(str, config.storage.roots)
+    (data,) = [one for one in node["volumes"] if one["target"] == root]
+    assert (data["type"], data["source"], data["read_only"]) == ("bind", root, True)
+    assert "/etc/cyxwiz/server-node.yaml" in {one["target"] for one in node["volumes"]}
+
+
+def test_the_guides_nodes_apart_share_no_volume(tmp_path: Path) -> None:
+    found = guides("compose.apart.yaml", tmp_path)["services"]
     assert found["node"]["scale"] == 0
     one = found["node-a"]
     assert (one["scale"], one["command"], one["user"]) == (1, ["node"], "1000:1000")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +80,62 @@ def test_the_sample_is_the_defaults(tmp_path: Path) -> None:
     assert config.gpu.memory_limit_mb == 0
 
 
-def test_the_samples_comments_are_valid_too(write: Any) -> None:
-    text = SAMPLE.read_text()
-    lines = [
-        line.removeprefix("# ") if line.startswith("# ") and ":" in line else line
-        for line in text.partition("# podman:")[2].splitlines()
-    ]
-    config = load(write("podman:" + "\n".join(lines)))
-    assert config.node.labels == {"site": "basement"}
-    sections = set(NodeConfig.model_fields) - {"execution", "docker", "gpu"}
-    assert config.model_fields_set == sections
+KEY = re.compile(r"(?P<mark># )?(?P<indent> *)(?P<key>[a-z_]+):(?: |$)")
+ITEM = re.compile(r"# +- ")
+EXAMPLES = {
+    *("docker.runtime", "docker.network", "docker.auth_file", "gpu.devices", "podman.socket"),
+    *("podman.runtime", "podman.accept_unenforced", "redis.url", "node.name", "node.labels"),
+    *("storage.artifacts", "storage.checkpoints", "storage.cache"),
+    "native.interpreter",
+}
+"""Keys of the sample that show another value than the default."""
+
+
+def sample(uncommented: Iterable[int]) -> str:
+    """The sample without the mark of a comment on these lines."""
+    lines = SAMPLE.read_text().splitlines()
+    return "\n".join(
+        line.removeprefix("# ") if number in uncommented else line
+        for number, line in enumerate(lines)
+    )
+
+
+def commented() -> Iterator[tuple[str, str, set[int]]]:
+    """The keys of the sample that are comments: section, key, and the lines to be uncommented."""
+    lines = SAMPLE.read_text().splitlines()
+    section, head = "", set[int]()
+    for number, line in enumerate(lines):
+        if (found := KEY.match(line)) is None:
+            continue
+        if not found["indent"]:
+            section, head = found["key"], {number} if found["mark"] else set()
+        elif found["mark"]:
+            items = {number + 1} if ITEM.match("".join(lines[number + 1 : number + 2])) else set()
+            yield section, found["key"], head | {number} | items
+
+
+def test_each_key_of_the_sample_can_be_uncommented_where_it_stands(write: Any) -> None:
+    found = list(commented())
+    assert len(found) > 50
+    for section, key, lines in found:
+        text = sample(lines)
+        assert key in yaml.safe_load(text)[section], f"{section}.{key}: stands elsewhere"
+        assert section in load(write(text)).model_fields_set
+
+
+def test_all_keys_of_the_sample_are_all_there_are(write: Any) -> None:
+    text = sample({number for _, _, lines in commented() for number in lines})
+    load(write(text))
+    value, default = yaml.safe_load(text), NodeConfig().model_dump(mode="json")
+    places = {(section, key) for section, keys in value.items() for key in keys}
+    assert places == {(section, key) for section, keys in default.items() for key in keys}
+    assert set(value["docker"]["security"]) == set(default["docker"]["security"])
+    others = {
+        f"{section}.{key}"
+        for section, key in places
+        if value[section][key] != default[section][key]
+    }
+    assert others - {"node.state_dir"} == EXAMPLES  # root's default is what the sample shows
 
 
 @pytest.mark.parametrize("name", ["runsc", "runsc-kvm"])
