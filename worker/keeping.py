@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import redis
 
@@ -23,16 +23,13 @@ from tasks.sent import Sent, SentCheckpoints
 from worker.checkpoints import Checkpoints, Mark
 from worker.crew import one_off
 from worker.resuming import Resuming
-from worker.store.policy import Policy
+from worker.store.policy import LAST_CHECKPOINT_S, Policy
 from worker.store.refusals import StoreError
 from worker.store.saved import SavedCheckpoints
 from worker.store.send import Waiting
 from worker.store.snapshot import Camera
 
 log = logging.getLogger(__name__)
-
-_LAST_S: Final = 30.0
-"""So long a job that is given back waits for the copy of its last checkpoint."""
 
 
 class _Stopped(Exception):
@@ -104,7 +101,7 @@ class Keeping:
             self._hurry = True
         self.saved()
         if self._thread is not None:
-            self._thread.join(_LAST_S)
+            self._thread.join(LAST_CHECKPOINT_S)
             if self._thread.is_alive():
                 log.warning("checkpoint.last_not_sent attempt=%s", self._attempt)
         self.close()

@@ -208,6 +208,31 @@ def test_a_stop_hands_the_job_to_another_node(start_cluster: Start, tmp_path: Pa
     second.wait_clean()
 
 
+def test_a_stop_that_kills_gives_the_job_back(start_cluster: Start, tmp_path: Path) -> None:
+    """As one whose worker takes too long for it: nobody waits for the lease, nothing counts."""
+    cluster = start_cluster(lease_ttl=60.0, lease_grace=30.0)
+    watched = Watched(cluster, tmp_path)
+    os.kill(cluster.node.pool_child(), signal.SIGSTOP)
+    process = cluster.node.process
+    assert process is not None
+
+    def ask(heard: str) -> None:
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: heard in cluster.node.said, what=heard)
+
+    ask("jobs in progress end first")
+    ask("jobs in progress are handed back")
+    ask("slot.killed")
+    assert process.wait(30) == 0
+    assert not cluster.node.job_pids()
+    record = cluster.record(watched.job)
+    assert (record.state, record.attempt) == (JobState.QUEUED, 0)
+    cluster.node.start()
+    watched.wait_began(2)
+    assert watched.go()["attempt"] == 1, "a hand-back is no attempt"
+    cluster.wait_clean()
+
+
 def test_a_job_that_takes_its_node_with_it_each_time_ends(
     start_cluster: Start, tmp_path: Path
 ) -> None:

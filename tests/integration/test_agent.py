@@ -272,6 +272,21 @@ def test_a_slot_that_cannot_be_told_to_leave_its_job_keeps_no_other_from_it(star
     assert lasts == ["SIGQUIT", "SIGQUIT"]
 
 
+def test_what_a_killed_agent_said_of_leaving_a_job_holds_for_no_later_stop(start: Start) -> None:
+    first = start()
+    first.wait_ready()
+    first.kill()
+    slot_records.mark_leaving(first.paths, "cpu0", 300)  # and it died before it told the worker
+    second = start()
+    second.wait_ready()
+    assert slot_records.leaving(second.paths, "cpu0") is None
+    slot_records.mark_leaving(second.paths, "cpu0", 300)
+    second.process.send_signal(signal.SIGQUIT)
+    assert second.process.wait(10) == 0
+    assert (second.paths.slots / "cpu0.last").read_text() == "SIGQUIT"
+    assert slot_records.leaving(second.paths, "cpu0") is None, "its job was handed back"
+
+
 def test_a_redis_that_refuses_is_an_error_that_names_it(start: Start, tmp_path: Path) -> None:
     agent = start(redis_url="redis://127.0.0.1:1/0")
     assert agent.process.wait(10) != 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.recorded import Lease
 from tests.support.nodes import gone
 from tests.support.runtimes import PYTHON
 from tests.support.waiting import wait_until
@@ -18,12 +19,14 @@ from worker.devices.leases import LeaseFile, held
 from worker.keeper import lock, secret_files
 from worker.node.adoption import Leftovers
 from worker.node.paths import NodePaths
+from worker.note import Note, remember
 from worker.plan import AttemptId, Grant, LaunchPlan, Limits
 from worker.runtimes.native import NativeRuntime
 
 pytestmark = pytest.mark.integration
 
 ATTEMPT = AttemptId(job_id="job-1", fence=1)
+NOTE = Note(lease=Lease(job_id="job-1", owner="me", fence=1), began=1.0, output=Path("/nowhere"))
 _RUNS = "import os,sys,time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
 _DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_RUNS}"
 _SPAWNS = f"""import os, time
@@ -64,6 +67,7 @@ class Node:
         wait_until(
             lambda: self.pid_file.exists() and self.pid_file.read_text(), what="the job's start"
         )
+        remember(plan.state, NOTE)
         handle.detach()
         return int(self.pid_file.read_text())
 
@@ -98,7 +102,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 @pytest.mark.parametrize("source", [_RUNS, _DEAF], ids=["polite", "deaf"])
 def test_a_node_that_stops_leaves_no_attempt(node: Node, source: str) -> None:
     job, keeper = node.start(source), node.keeper
-    assert node.leftovers.end_all(grace=0.2) == []
+    assert node.leftovers.end_all(grace=0.2) == ([NOTE], []), "its job can be given back"
     assert gone(job)
     assert gone(keeper)
     assert node.nothing_left()
@@ -108,7 +112,7 @@ def test_a_node_that_stops_leaves_no_attempt(node: Node, source: str) -> None:
 def test_a_keeper_that_does_not_answer_is_killed_with_its_job(node: Node) -> None:
     job, keeper = node.start(_RUNS), node.keeper
     os.kill(keeper, signal.SIGSTOP)
-    assert node.leftovers.end_all(grace=0.1) == []
+    assert node.leftovers.end_all(grace=0.1) == ([NOTE], [])
     assert gone(job)
     assert gone(keeper)
     assert node.nothing_left()

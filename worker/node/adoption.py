@@ -64,11 +64,13 @@ class Leftovers:
             if record is not None and record.slot == slot:
                 self._settle(directory, slot)
 
-    def end_all(self, grace: float) -> list[Path]:
+    def end_all(self, grace: float) -> tuple[list[Note], list[Path]]:
         """End every attempt: SIGTERM, then SIGKILL after ``grace`` seconds. For a node that stops.
 
-        Returns the directories of what could not be ended.
+        Returns the notes of those of which nothing is left, whose jobs can be given back; and the
+        directories of what could not be ended.
         """
+        notes = {directory: recall(directory) for directory in self._attempts()}
         # abandon_after is for attempts that are started, and none is
         native = native_runtime(state_root=self._paths.state_dir, abandon_after=0)
         runtimes = [native, *self._recovering()]
@@ -86,8 +88,10 @@ class Leftovers:
         for directory in self._attempts():
             _end_keeper(directory)
             record = lock.read(directory)
-            self._settle(directory, record.slot if record else None)
-        return self._attempts()
+            self._clear(directory, record.slot if record else None)
+        left = self._attempts()
+        ended = [note for directory, note in notes.items() if note and directory not in left]
+        return ended, left
 
     def clear_work(self, before: float | None) -> None:
         """Delete scratch directories of no attempt.
@@ -112,10 +116,15 @@ class Leftovers:
         return _directories(self._paths.attempts)
 
     def _settle(self, directory: Path, slot: str | None) -> None:
-        if lock.alive(directory):
-            return
-        held = () if slot is None else (self._paths.leases / (slot + leases.SUFFIX),)
         note = recall(directory)
+        if self._clear(directory, slot) and note is not None:
+            self._gone(note)
+
+    def _clear(self, directory: Path, slot: str | None) -> bool:
+        """Whether a dead keeper's attempt is gone by it, with all that was left."""
+        if lock.alive(directory):
+            return False
+        held = () if slot is None else (self._paths.leases / (slot + leases.SUFFIX),)
         done = settle(directory, held, timeout=_SETTLE_WITHIN)
         if done.outcome is not Settlement.ALIVE:
             blocked = done.outcome is Settlement.BLOCKED
@@ -126,8 +135,7 @@ class Leftovers:
                 killed=list(done.killed),
                 held=[str(path) for path in done.held],
             )
-        if note is not None and done.outcome is Settlement.SETTLED:
-            self._gone(note)
+        return done.outcome is Settlement.SETTLED
 
 
 def _directories(path: Path) -> list[Path]:

@@ -58,13 +58,15 @@ from worker.node.slots import (
 )
 from worker.node.standing import Standing
 from worker.node.stop_bell import StopBell
-from worker.node.stopping import Stopping
+from worker.node.stopping import Stopping, hand_back_s
 from worker.trust.keyring import Keyring
 from worker.trust.node_key import Ending, enrolment_of, node_signer
 from worker.trust.secrets import Secrets
 
 _TIDY_EVERY: Final = 30.0
 _LOOK_AT_DEVICES_EVERY: Final = 1.0
+_GIVE_BACK_WITHIN: Final = 10.0
+"""Seconds that a stopping node tries to reach Redis with the jobs of attempts that it has ended."""
 
 
 class Service(Protocol):
@@ -90,7 +92,7 @@ class Agent:
         env: Mapping[str, str] | None = None,
         log_to_stderr: bool = False,
         drain: float | None = None,
-        kill_after: float = 15.0,
+        kill_after: float | None = None,
         restarts: RestartPolicy | None = None,
         services: Callable[[NodeIdentity], Sequence[Service]] | None = None,
         reread: Callable[[], NodeConfig] | None = None,
@@ -102,7 +104,8 @@ class Agent:
         ``command``: the command line of a slot's worker (default: Celery's).
         ``env``: what slot workers inherit (default: this process's environment).
         ``drain``: seconds that jobs in progress have at a stop; None: as long as they take.
-        ``kill_after``: seconds that a slot worker has to hand its job back.
+        ``kill_after``: seconds that a slot worker has to hand its job back; None: what the
+            configuration makes of that.
         ``services``: made once the node has its identity (default: `cluster_services`).
         ``reread``: reads the configuration again; None: a SIGHUP changes nothing.
         ``say``: takes the lines for people (default: stdout).
@@ -123,11 +126,15 @@ class Agent:
             has_gpus=bool(gpus),
             changed=self._bell.nudge,
         )
-        giving_back = GivingBack(
-            Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s),
-            f"its keeper on {config.node.name} died",
+        self._giving_back = GivingBack(
+            Records(settings.connect(), settings.keys, terminal_ttl_s=settings.result_ttl_s)
         )
-        self._leftovers = Leftovers(self._paths, self._engines.recovering, giving_back.put)
+        died = f"its keeper on {config.node.name} died"
+        self._leftovers = Leftovers(
+            self._paths,
+            self._engines.recovering,
+            lambda note: self._giving_back.put(note, died),
+        )
         self._launch = Launch(
             command=command or celery_command(config.node.name),
             env=celery_env(
@@ -139,7 +146,7 @@ class Agent:
             digest=digest_of(config, settings),
             log_to_stderr=log_to_stderr,
             restarts=restarts or RestartPolicy(),
-            kill_after=kill_after,
+            kill_after=hand_back_s(config) if kill_after is None else kill_after,
         )
         # a command of another's is not imported for
         modules = PRELOADED if command is None else ()
@@ -185,6 +192,7 @@ class Agent:
             stack.enter_context(AgentLock.take(self._paths))
             self._nursery.start()
             stack.callback(self._nursery.close)
+            stack.callback(self._giving_back.close, _GIVE_BACK_WITHIN)
             self._settings.check()
             stack.enter_context(self._bell)
             identity = identify(self._config.node.name, self._paths)
@@ -287,7 +295,12 @@ class Agent:
         """Slots end their job first, and then read the queues that are theirs by it."""
         self._config = config
         self._care.configure(config)
-        self._launch = replace(self._launch, digest=digest_of(config, self._settings))
+        self._launch = replace(
+            self._launch,
+            digest=digest_of(config, self._settings),
+            # a worker that was started before has the time that it knows of
+            kill_after=max(self._launch.kill_after, hand_back_s(config)),
+        )
         for worker in self._workers:
             worker.renew(self._launch)
         event("node.reloaded", mode=str(config.execution.mode))
@@ -333,8 +346,12 @@ class Agent:
     # --- end
 
     def _end_attempts(self) -> None:
-        """No slot worker is left, so nobody looks after attempts any more: none may live on."""
-        left = self._leftovers.end_all(self._config.timeouts.stop_grace)
+        """No slot worker is left, so nobody looks after attempts any more: none may live on. Those
+        that are here still had no time to be handed back, or nobody to do it."""
+        ended, left = self._leftovers.end_all(self._config.timeouts.stop_grace)
+        for note in ended:
+            event("attempt.ended", attempt=f"{note.lease.job_id}~{note.lease.fence}")
+            self._giving_back.put(note, f"node {self._config.node.name} stopped", counts=False)
         if left:
             names = [path.name for path in left]
             event("node.attempts_left", level=logging.ERROR, attempts=names)

@@ -105,6 +105,7 @@ class SlotWorker:
         if self._process is None:
             slot_records.forget(self._paths, self.slot.name)
             return False
+        self._unmark()  # an agent that was killed in the midst of a stop may have said it
         self._since = now
         self._state = WorkerState.STARTING
         event("slot.adopted", slot=self.slot.name, pid=self.pid)
@@ -168,12 +169,9 @@ class SlotWorker:
 
     def quit(self, now: float) -> None:
         """Hand the job in progress back and end, for good; by SIGKILL if it takes too long."""
-        self._replace = False
-        if self._state is WorkerState.WAITING:
-            self._state = WorkerState.STOPPED
-        elif self._state in _ALIVE and self._state is not WorkerState.QUITTING:
-            self._kill_at = now + self._launch.kill_after
-            self._signal(WorkerState.QUITTING, signal.SIGQUIT)
+        if self._state is not WorkerState.QUITTING:
+            self._unmark()
+        self._quit(now)
 
     def leave(self, now: float, away: float) -> None:
         """Leave the job in progress running, for ``away`` seconds, and end, for good."""
@@ -181,7 +179,7 @@ class SlotWorker:
             slot_records.mark_leaving(self._paths, self.slot.name, away)
         except OSError as error:  # then it goes back to the queue
             event("slot.unmarked", level=logging.ERROR, slot=self.slot.name, error=str(error))
-        self.quit(now)
+        self._quit(now)
 
     def kill(self) -> None:
         """End at once, for good."""
@@ -200,6 +198,21 @@ class SlotWorker:
             self._process = None
 
     # --- inside
+
+    def _quit(self, now: float) -> None:
+        self._replace = False
+        if self._state is WorkerState.WAITING:
+            self._state = WorkerState.STOPPED
+        elif self._state in _ALIVE and self._state is not WorkerState.QUITTING:
+            self._kill_at = now + self._launch.kill_after
+            self._signal(WorkerState.QUITTING, signal.SIGQUIT)
+
+    def _unmark(self) -> None:
+        """Its job is not to be left, whatever was asked of it before."""
+        try:
+            slot_records.unmark_leaving(self._paths, self.slot.name)
+        except OSError as error:  # then its job goes on, if nobody ends it
+            event("slot.still_marked", level=logging.ERROR, slot=self.slot.name, error=str(error))
 
     def _start(self, now: float) -> None:
         name = self.slot.name

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from worker.config import NodeConfig
 
+LAST_CHECKPOINT_S: Final = 30.0
+"""So long a job that is given back waits for the copy of its last checkpoint."""
+
 _MB: Final = 1 << 20
 
 

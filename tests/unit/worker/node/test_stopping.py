@@ -7,12 +7,14 @@ from typing import cast
 
 import pytest
 
+from worker.config import NodeConfig
 from worker.node.paths import NodePaths
 from worker.node.registry import NodeState
 from worker.node.slot_worker import SlotWorker
 from worker.node.standing import Standing
 from worker.node.stop_bell import StopBell
-from worker.node.stopping import Stopping
+from worker.node.stopping import Stopping, hand_back_s
+from worker.store.policy import LAST_CHECKPOINT_S
 
 pytestmark = pytest.mark.unit
 
@@ -113,3 +115,16 @@ def test_jobs_can_still_be_left_while_they_are_waited_for_and_not_once_they_are_
     late.bell.leave()
     assert late.step(1) == []
     assert not late.stopping.leaves
+
+
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [(None, 0.0), ("/mnt/shared", 0.0), ("s3://bucket/checkpoints", LAST_CHECKPOINT_S)],
+)
+def test_a_worker_has_longer_than_its_job_and_the_last_checkpoint(
+    place: str | None, more: float
+) -> None:
+    config = NodeConfig.model_validate(
+        {"timeouts": {"stop_grace": 600.0}, "storage": {"checkpoints": place}}
+    )
+    assert hand_back_s(config) > 600 + more
