@@ -20,6 +20,7 @@ from tasks.choices import Device, JobType, Network, Priority, Sandbox
 from tasks.errors import InvalidJob
 from tasks.job_faults import invalid_job, shown
 from tasks.job_rules import (
+    RESERVED_ENV,
     check_args,
     check_command,
     check_dataset,
@@ -131,7 +132,7 @@ class JobConfig(BaseModel):
     env: dict[str, str] = Field(
         default_factory=dict,
         description="at most 256 variables with text values; names of A-Z, a-z, 0-9 and '_', none "
-        "that begins with NVIDIA_, CUDA_, LD_, PYTHON or CYXWIZ_",
+        f"that begins with {', '.join(RESERVED_ENV[:-1])} or {RESERVED_ENV[-1]}",
     )
 
     # data

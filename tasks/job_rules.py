@@ -30,7 +30,7 @@ _CLAUSE: Final = re.compile(
 )
 
 # What they set reaches the host's side of a container, or the node's own interpreter.
-_RESERVED_ENV: Final = (
+RESERVED_ENV: Final = (
     "NVIDIA_", "CUDA_", "HIP_", "ROCR_", "LD_", "PYTHON", "CYXWIZ_",
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def check_env(env: dict[str, str]) -> dict[str, str]:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name):
             raise ValueError(f"{name[:80]!r} is no variable's name")
-        reserved = next((start for start in _RESERVED_ENV if name.upper().startswith(start)), "")
+        reserved = next((start for start in RESERVED_ENV if name.upper().startswith(start)), "")
         if reserved:
             raise ValueError(f"{name} is the node's to set ({reserved}…)")
         if "\0" in value or len(value) > 32_768:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks.errors import InvalidJob
 from tasks.events import Progress
 from tasks.job import JobConfig
+from tasks.job_rules import RESERVED_ENV
 from worker.config import ExecutionMode, load
 from worker.result import missing_output
 from worker.runtimes.base import Chunk, Stream
@@ -21,6 +23,7 @@ from worker.stream.decoder import Decoder
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))
 
 
 def blocks(path: str, language: str) -> list[str]:
@@ -49,6 +52,47 @@ def test_the_readmes_job_is_one() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "jobs").glob("*.json")), ids=str)
 def test_the_examples_are_jobs(path: Path) -> None:
     JobConfig.parse(path.read_text())
+
+
+def test_the_table_of_a_jobs_fields_has_them_all_with_their_defaults() -> None:
+    page = (ROOT / "docs" / "producers.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `(\w+)` \| [^|]+ \| (?:`(.+)`|–) \| ",
+        page.partition("\n### Fields\n")[2],
+        re.MULTILINE,
+    )
+    documented = {name: json.loads(default or "null") for name, default in rows}
+    assert len(documented) == len(rows)
+    defaults = {
+        name: info.get_default(call_default_factory=True)
+        for name, info in JobConfig.model_fields.items()
+    }
+    assert documented == json.loads(json.dumps(defaults))
+    (of_env,) = re.findall(r"^\| `env` .*None begins with (.*): those", page, re.MULTILINE)
+    assert tuple(re.findall(r"`(\w+)`", of_env)) == RESERVED_ENV
+
+
+def test_the_producers_job_on_gpus_is_one_and_needs_its_device() -> None:
+    (text,) = blocks("docs/producers.md", "json")
+    assert JobConfig.parse(text).width == 2
+    alone = {name: value for name, value in json.loads(text).items() if name != "required_device"}
+    with pytest.raises(InvalidJob, match="say cuda or rocm"):
+        JobConfig.parse(alone)
+
+
+def test_the_pages_have_every_variable_of_the_hub() -> None:
+    source = (ROOT / "tasks" / "settings.py").read_text(encoding="utf-8")
+    variables = set(re.findall(r"\bCYXWIZ_[A-Z]+(?:_[A-Z]+)*\b", source))
+    assert len(variables) == 4
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert {name for name in variables if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), Path("examples/README.md"), *PAGES], ids=str)
+def test_the_jobs_that_pages_submit_are_there(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for one in re.findall(r"[\w./-]*examples/jobs/[\w.-]+", text):
+        assert (ROOT / one.removeprefix("../")).is_file(), one
 
 
 def test_the_delivered_configuration_takes_no_untrusted_job() -> None:

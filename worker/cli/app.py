@@ -91,9 +91,10 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def cli(ctx: click.Context, debug: bool) -> None:
     """Submit training jobs, follow them, and run a node that takes them.
 
-    Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 the job or the configuration is wrong;
-    4 Redis cannot be reached; 5 unknown job; 6 taken by another; 7 cancelled; 8 rejected; 9 this
-    host cannot; 10 not in this state; 11 a file cannot be fetched; 12 not a trusted node's word;
-    70 a fault of this program; 130 Ctrl-C; 143 SIGTERM.
+    Exit codes: 0 done; 1 the job failed; 2 wrong usage; 3 the job, the configuration or a key is
+    wrong; 4 Redis cannot be reached; 5 unknown job; 6 taken by another; 7 cancelled; 8 rejected;
+    9 this host cannot; 10 not in this state; 11 a file cannot be fetched; 12 not a trusted node's
+    word; 70 a fault of this program; 124 exec: ended, or nobody knows how; 125 exec: refused;
+    130 Ctrl-C; 141 nobody reads the output; 143 SIGTERM.
     """
     ctx.obj = Globals(debug=debug)

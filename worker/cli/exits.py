@@ -28,13 +28,13 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong."""
     INVALID = 3
-    """The job or the configuration is wrong."""
+    """The job, the configuration or a key is wrong; for `keys new`: the file is there."""
     REDIS = 4
     """Redis cannot be reached."""
     UNKNOWN_JOB = 5
     CONFLICT = 6
-    """The id belongs to another job, or another node has the name or the state directory, or
-    another file has the name."""
+    """The id belongs to another job, or another node has the name or the state directory; for
+    `get`: another file has the name."""
     CANCELLED = 7
     """The followed job was cancelled."""
     REJECTED = 8

@@ -28,7 +28,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 OWN_REDIS: Final = "redis.url"
 """File in a node's state directory: the URL of the Redis that it has started for itself."""
 
-_FORMS: Final = "redis://host:6379/0, rediss://host:6379/0 or unix:///path/to.sock"
+_FORMS: Final = (
+    "redis://host:6379/0, rediss://host:6379/0, unix:///path/to.sock or "
+    "sentinel://host:26379/0?name=NAME"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,21 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.exits import guarded
-from worker.cli.hub import json_option
+from worker.cli.hub import config_option, json_option
 from worker.cli.text import note, say, say_json
 
 if TYPE_CHECKING:
     from worker.config import NodeConfig
 
 _MODES = ("auto", "native", "docker", "podman")
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The node's configuration. Left out: /etc/cyxwiz/server-node.yaml.",
-)
 
 
 @click.group()
@@ -35,7 +27,7 @@ def mode() -> None:
 
 
 @mode.command("get")
-@_config_option
+@config_option
 @json_option
 @guarded
 def get(config_path: Path | None, as_json: bool) -> None:
@@ -66,7 +58,7 @@ def get(config_path: Path | None, as_json: bool) -> None:
 
 @mode.command("set")
 @click.argument("wanted", metavar="MODE", type=click.Choice(_MODES))
-@_config_option
+@config_option
 @guarded
 def set_(wanted: str, config_path: Path | None) -> None:
     """Write execution.mode into the configuration, and have a running node take it up.

@@ -113,6 +113,20 @@ def test_whoever_could_read_the_file_still_can(cli: Cli, tmp_path: Path) -> None
     assert (tmp_path / "new.yaml").stat().st_mode & 0o777 == 0o644
 
 
+def test_the_file_that_the_environment_names_is_the_one(cli: Cli, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(
+        f"node: {{state_dir: {tmp_path / 'state'}}}\n"
+        "docker: {enabled: false}\n"
+        "podman: {enabled: false}\n"
+    )
+    env = {"CYXWIZ_CONFIG": str(config)}
+    done = cli("mode", "set", "native", env=env)
+    assert done.code == 0, done
+    assert "execution: {mode: native}" in config.read_text()
+    assert cli("mode", "get", "--json", env=env).json["mode"] == "native"
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

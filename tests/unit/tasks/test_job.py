@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tasks.choices import Device, Priority, Sandbox
 from tasks.errors import InvalidJob
 from tasks.job import JobConfig
+from tasks.job_rules import RESERVED_ENV
 from tasks.jsonvalue import MOST_BYTES
 from tasks.model import ACTIVATIONS, LAYERS, LOSSES, OPTIMIZERS
 
@@ -102,7 +103,7 @@ def test_a_command_is_enough() -> None:
         ("env", {"A": "x\0"}),
         ("env", {"A=B": "x"}),
         ("env", {"NVIDIA_VISIBLE_DEVICES": "all"}),
-        ("env", {"CUDA_VISIBLE_DEVICES": "0"}),
+        *(("env", {f"{start}X": "0"}) for start in RESERVED_ENV),
         ("env", {"LD_PRELOAD": "x"}),
         ("env", {"PYTHONPATH": "x"}),
         ("env", {"CYXWIZ_DATA": "x"}),
@@ -129,6 +130,11 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: ob
     message = refusal({**COMMAND, field: value})
     assert f"\n  {field}" in message
     assert "; right: " in message
+
+
+def test_who_sets_what_is_the_nodes_is_told_all_that_is() -> None:
+    right = refusal({**COMMAND, "env": {"HIP_VISIBLE_DEVICES": "0"}}).partition("; right: ")[2]
+    assert [start for start in RESERVED_ENV if start not in right] == []
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])

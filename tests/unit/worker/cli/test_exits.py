@@ -12,6 +12,7 @@ import redis
 from tasks import errors
 from tasks.control import NotRunning
 from tasks.outputs import ArtifactUnavailable, NoArtifacts
+from worker.cli.app import cli
 from worker.cli.exits import CommandFailed, ExitCode, InTheWay, WrongState, exit_code, told
 
 pytestmark = pytest.mark.unit
@@ -25,11 +26,17 @@ def test_the_documented_codes_are_the_codes() -> None:
     assert documented == [int(code) for code in ExitCode]
 
 
+def test_help_names_every_code() -> None:
+    named = re.findall(r"(?:codes:|;)\s+(\d+) ", str(cli.help))
+    assert sorted(map(int, named)) == sorted(int(code) for code in ExitCode)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (errors.InvalidJob("x"), 3),
         (errors.ConfigError("x"), 3),
+        (errors.KeyUnusable("x"), 3),
         (errors.RedisUnavailable("x"), 4),
         (redis.ConnectionError("x"), 4),
         (redis.TimeoutError("x"), 4),

@@ -61,5 +61,6 @@ def test_what_is_no_url_is_refused_without_its_password(url: str) -> None:
         find_hub(url, None, {})
     assert "--redis" in str(error.value)
     assert "right: redis://host:6379/0" in str(error.value)
+    assert "sentinel://host:26379/0?name=NAME" in str(error.value)
     assert "secret" not in str(error.value)
     assert "se/cret" not in str(error.value)
