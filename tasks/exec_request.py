@@ -81,7 +81,7 @@ class ExecRequest:
                 argv=tuple(argv),
                 seconds=float(order["seconds"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WrongExec(f"the request is of another form: {error!r:.200}") from None
         made.check()
         return made
@@ -94,6 +94,8 @@ class ExecRequest:
             raise WrongExec("which command? It comes after --, such as: cyxwiz exec ID -- ps")
         if any("\0" in one for one in self.argv):
             raise WrongExec("a command holds no NUL")
+        if any(jsonvalue.faults(list(self.argv))):
+            raise WrongExec("a command is valid Unicode")
         if len(jsonvalue.canonical(list(self.argv))) > MOST_ARGV:
             raise WrongExec(f"a command has at most {MOST_ARGV} characters")
         if not 0 < self.seconds <= MOST_SECONDS:

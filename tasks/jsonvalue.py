@@ -36,6 +36,17 @@ def loads(text: str | bytes | bytearray) -> object:
         ) from None
 
 
+def checked(text: str | bytes | bytearray) -> object:
+    """`loads`, and bounded: what can be written again, and worked with, without surprise.
+
+    ValueError also for what has `faults`.
+    """
+    found = loads(text)
+    for path, wrong in faults(found):
+        raise ValueError(f"{path}: {wrong}" if path else wrong)
+    return found
+
+
 def faults(value: object) -> Iterator[tuple[str, str]]:
     """What keeps ``value`` from being bounded, finite JSON: (path, what is wrong), in order."""
     stack: list[tuple[str, int, object]] = [("", 1, value)]

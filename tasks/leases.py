@@ -104,7 +104,7 @@ class Leases:
             attempt=int(attempt),
             batch=int(batch),
             reading=reading,
-            progress=json.loads(progress or "{}"),
+            progress=_object(progress),
             has_message=bool(has_message),
             times=int(times),
         )
@@ -286,6 +286,15 @@ class Leases:
 def tagged(event: Event) -> str:
     """An event as the scripts take it: 's' for a state event, 't' for the tail, then its JSON."""
     return ("s" if is_state(event) else "t") + encode(event)
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """{} for what is none: only progress is lost by it."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fields(snapshot: Mapping[str, str] | None) -> list[str | int]:

@@ -59,7 +59,7 @@ class SentCheckpoints:
             return Sent(
                 store=str(said["store"]), sha256=str(said["sha256"]), fence=int(said["fence"])
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
     def store_of(self, job_id: str) -> str:

@@ -78,7 +78,7 @@ def _request(job_id: str, kombu_message: str) -> Context:
         headers = dict(message["headers"])
         args, _, found = json.loads(base64.b64decode(message["body"]))
         embed = dict(found or {})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         log.warning("telling.unreadable job=%s", job_id)
     given = {"id": job_id, "args": args, "kwargs": {}, "delivery_info": {}}
     return Context({**headers, **given, **embed})

@@ -109,6 +109,10 @@ class Heir:
                 log.warning("heir.redis_away job=%s error=%s", self.job_id, error)
                 wait = _AGAIN_S
                 continue
+            except Exception:  # nobody else would free the slot of it
+                log.exception("heir.broken job=%s", self.job_id)
+                self._end(self)
+                return
             wait = min(_SUMMON_AGAIN_S, self._parts.settings.lease_ttl_ms / 3000)
 
     def _hopeless(self, adopted: Adopted) -> str:

@@ -10,7 +10,6 @@ from job to job. (A new connection for each job would cost more than all its eve
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 import redis
 
+from tasks import jsonvalue
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -107,6 +107,9 @@ class Orders:
                 except redis.RedisError as error:
                     log.warning("orders.deaf error=%s", error)
                     self._pause()
+                except Exception:  # nobody would listen for the slot any more
+                    log.exception("orders.broken")
+                    self._pause()
         finally:
             client.close()
 
@@ -122,7 +125,10 @@ class Orders:
                 subscribed = wish
             heard = self._wait(pubsub)
             while message := pubsub.get_message(timeout=0):
-                self._take(message)
+                try:
+                    self._take(message)
+                except Exception:  # one that nobody can follow must not be the last that is heard
+                    log.exception("orders.failed channel=%.200s", message.get("channel"))
             if not heard and subscribed is not None:
                 pubsub.ping()
 
@@ -149,10 +155,9 @@ class Orders:
             wish.listener.listening()
         elif message["type"] == "message":
             try:
-                order = json.loads(message["data"])
-                op = str(order["op"])
-            except (ValueError, KeyError, TypeError):
-                log.warning("orders.unreadable channel=%s", wish.channel)
+                op, order = parsed(message["data"])
+            except ValueError as error:
+                log.warning("orders.unreadable channel=%s error=%.200s", wish.channel, error)
                 return
             wish.listener.order(op, order)
 
@@ -160,3 +165,16 @@ class Orders:
         assert self._bell is not None  # noqa: S101 - listen has made it
         if not self._ended:
             select.select([self._bell[0]], [], [], _AGAIN_S)
+
+
+def parsed(text: str) -> tuple[str, Mapping[str, Any]]:
+    """What is asked for, and the whole order, which is bounded and finite JSON. Every producer may
+    say anything on the channel.
+
+    Raises ValueError.
+    """
+    order = jsonvalue.checked(text)
+    op = order.get("op") if isinstance(order, dict) else None
+    if not isinstance(order, dict) or not isinstance(op, str):
+        raise ValueError("an order is an object with a text `op`")
+    return op, order

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from tasks.executor import Cancelled, Dropped, Failed, Succeeded, Verdict
 from tasks.recorded import NotClaimed
-from tasks.state import JobState
+from tasks.state import FailureReason, JobState
 
 
 def of_record(claim: NotClaimed) -> Verdict:
@@ -19,7 +20,7 @@ def of_record(claim: NotClaimed) -> Verdict:
         return Dropped(why=claim.why)
     match claim.state:
         case JobState.SUCCEEDED:
-            return Succeeded(result=json.loads(claim.result or "{}"))
+            return _succeeded(claim.result)
         case JobState.CANCELLED:
             return Cancelled(message=claim.message)
         case JobState.FAILED | JobState.REJECTED:
@@ -30,3 +31,16 @@ def of_record(claim: NotClaimed) -> Verdict:
             )
         case _:
             return Dropped(why=claim.why)
+
+
+def _succeeded(text: str) -> Verdict:
+    try:
+        result: Any = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        result = None
+    if not isinstance(result, dict):
+        return Failed(
+            reason=FailureReason.INTERNAL,
+            message="the job's result in its record is none that this project has written",
+        )
+    return Succeeded(result=result)

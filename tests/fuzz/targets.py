@@ -17,20 +17,37 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks import nodes, vouching
 from tasks.enrolment import Enrolment
-from tasks.errors import BadSignature, InvalidJob, KeyUnusable, NodeUntrusted, Unproven
+from tasks.errors import (
+    BadSignature,
+    InvalidJob,
+    KeyUnusable,
+    NodeUntrusted,
+    UnknownKey,
+    Unproven,
+    WrongExec,
+)
 from tasks.events import decode, encode, is_end
+from tasks.exec_request import ExecRequest, signer
 from tasks.job import JobConfig
 from tasks.messages import Unfit, check_message, check_record
 from tasks.proving import Checker
+from tasks.recorded import NotClaimed
 from tasks.roots import TrustRoot
 from tasks.seals import BATCH, digest, statement
 from tasks.sequence import Sequence
+from tasks.state import JobState
 from tasks.trust import PublicKey, SigningKey, Stamp, base64_of
 from tasks.vouching import End, check_end
 from tests.support.ended import RECORD
+from worker import orders
+from worker.node import cluster_counts
+from worker.node.dead_messages import job_of
+from worker.node.sightings import Sightings
 from worker.runner import tensorfile
 from worker.runtimes.base import Chunk, Stream
 from worker.stream.decoder import Decoder
+from worker.stream.reading import Reading
+from worker.verdicts import of_record
 
 _MOST_EVENTS_BYTES: Final = 64 * 1024
 _ROOT: Final = TrustRoot(operators=(PublicKey(bytes(range(32))),))
@@ -88,6 +105,25 @@ def capability(data: bytes) -> None:
     """What a node says of itself."""
     text = data.decode("utf-8", "replace")
     nodes._view("node-a", 1.0, 1.0, text, {"cpu0": text[:20]}, nodes.Cordon.parse(text))
+
+
+def order(data: bytes) -> None:
+    """What is said on a job's control channel, and a request for a command in it."""
+    with contextlib.suppress(ValueError, WrongExec):
+        _, said = orders.parsed(data.decode("utf-8", "replace"))
+        ExecRequest.parse(said)
+        with contextlib.suppress(BadSignature, UnknownKey):
+            signer(said, {}, 1.8e9)
+
+
+def stored(data: bytes) -> None:
+    """What others may have written for a node to read: messages, marks, a record's fields."""
+    text = data.decode("utf-8", "replace")
+    job_of(text)
+    Sightings.heard(text, 1.0, 1)
+    Reading.from_json(text)
+    cluster_counts._parsed(text)
+    of_record(NotClaimed(why="terminal", state=JobState.SUCCEEDED, result=text))
 
 
 def checkpoint(data: bytes) -> None:
@@ -159,5 +195,16 @@ def _signed(text: bytes) -> str:
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     one.__name__: one
-    for one in (decoder, config, message, event, capability, checkpoint, signature, signed)
+    for one in (
+        decoder,
+        config,
+        message,
+        event,
+        capability,
+        order,
+        stored,
+        checkpoint,
+        signature,
+        signed,
+    )
 }

@@ -37,6 +37,7 @@ WORDS = st.sampled_from(
         *("headers", "properties", "body", "content-type", "id", "task", "delivery_tag"),
         *("slots", "name", "kind", "state", "labels", "sandbox_level", "__metadata__", "dtype"),
         *("shape", "data_offsets", "F32", "queued", "log", "succeeded", "truncated", "usage"),
+        *("op", "token", "argv", "seconds", "at", "short", "delivered", "seen", "floors", "memory"),
         *("fence", "batch", "part", "parts", "digests", "restored", "spec", "at", "certificate"),
     ]
 )

@@ -104,5 +104,5 @@ def _parsed(text: str) -> ClusterCounts | None:
                 for name, waiting, oldest, n in said["queues"]
             ),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None

@@ -56,5 +56,5 @@ def job_of(text: str | bytes) -> str:
         if isinstance(message, list):
             message = message[0]
         return str(message["headers"]["id"])
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return ""

@@ -238,7 +238,7 @@ class Reaper:
         for text in client.hvals(self._keys.unacked):
             try:
                 found.add((str(json.loads(text)[2]), job_of(str(text))))
-            except (ValueError, TypeError, IndexError):
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError):
                 continue
         return [
             queue

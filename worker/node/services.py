@@ -168,7 +168,7 @@ class Sweep:
             return self._records.get(job_id).state.terminal
         except UnknownJob:
             return None
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             log.warning("sweep.unreadable job=%s error=%r", job_id, error)
             return False
 

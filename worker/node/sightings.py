@@ -43,5 +43,5 @@ class Sightings:
                 short_since=None if short is None else then - float(short),
                 delivered={str(tag): then - float(age) for tag, age in said["delivered"].items()},
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return cls()

@@ -38,5 +38,5 @@ class Reading:
                 floors={str(stream): int(end) for stream, end in said["floors"].items()},
                 memory=dict(said["memory"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return cls()

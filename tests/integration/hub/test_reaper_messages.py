@@ -70,6 +70,20 @@ def test_only_the_job_whose_message_is_gone_gets_it_again(
     assert [len(messages(records, one)) for one in [gone, *others]] == [1] * 6
 
 
+def test_what_is_no_message_hides_no_lost_one(make_reaper: MakeReaper, records: Records) -> None:
+    """Whatever somebody has put into the queue, and among what workers have."""
+    reaper, deep = make_reaper(), "[" * 100_000
+    jobs = [submit(records) for _ in range(4)]  # one more than there will be of what is no message
+    lose_message(records, jobs[0])
+    queue, client = records.get(jobs[0]).queue, records.client
+    client.lpush(records.keys.message_list(queue, 0), deep, "5", '{"headers": []}')
+    client.hset(records.keys.unacked, mapping={"deep": deep, "map": '{"a": 1}', "no": "5"})
+    reaper._tidy_at = 0.0
+    reaper.once(1.0)
+    reaper.once(2.0)
+    assert [len(messages(records, job_id)) for job_id in jobs] == [1] * 4
+
+
 def test_many_queues_are_counted_together_and_none_is_taken_for_another(
     make_reaper: MakeReaper, records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:

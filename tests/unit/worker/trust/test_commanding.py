@@ -102,6 +102,8 @@ def test_whatever_else_is_refused_with_its_reason(
         ({"seconds": 0}, "more than 0"),
         ({"seconds": float("nan")}, "more than 0"),
         ({"seconds": "soon"}, "another form"),
+        ({"seconds": int("9" * 400)}, "another form"),
+        ({"argv": ["\ud800"]}, "valid Unicode"),
         ({"node": None, "seconds": None}, "another form"),
     ],
 )
