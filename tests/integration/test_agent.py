@@ -174,8 +174,32 @@ def test_a_worker_whose_record_is_lost_is_found(start: Start) -> None:
     second = start()
     second.wait_ready()
     assert gone(worker), "it may have been started with anything, so it is replaced"
-    left = slot_leaders(str(second.paths.state_dir), "cpu0")
+    left = slot_leaders(str(second.paths.state_dir), "cpu0", second.paths.slot_lock("cpu0"))
     assert [one.pid for one in left] == [second.worker_pid()]
+
+
+def test_whoever_only_says_that_it_is_a_slots_worker_is_none(start: Start, tmp_path: Path) -> None:
+    """As a job can, in its environment; its slot would never be served again."""
+    deaf = "trap '' TERM QUIT; echo up; while :; do sleep 0.1; done"
+    state = {"CYXWIZ_STATE_DIR": str(tmp_path / "state"), "CYXWIZ_SLOT": "cpu0"}
+    with subprocess.Popen(
+        ["/bin/sh", "-c", deaf],
+        env={**os.environ, **state},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as impostor:
+        try:
+            assert impostor.stdout is not None
+            assert impostor.stdout.readline() == b"up\n"
+            agent = start()
+            assert agent.paths.state_dir == tmp_path / "state"
+            agent.wait_ready()
+            assert agent.worker_pid() != impostor.pid
+            assert not agent.event("slot.adopted")
+            assert agent.stop() == 0
+            assert impostor.poll() is None
+        finally:
+            impostor.kill()
 
 
 def test_a_worker_with_another_configuration_is_drained_and_replaced(start: Start) -> None:

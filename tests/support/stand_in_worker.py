@@ -5,6 +5,8 @@ Usage: stand_in_worker.py [crash | deaf | silent | child]...
 While the file ``SLOT.job`` is beside the ready file, a job is in progress: SIGTERM waits for it.
 """
 
+import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -25,6 +27,10 @@ if "child" in modes and os.fork() == 0:
     (slots / f"{slot}.child").write_text(str(os.getpid()))
     signal.pause()
     os._exit(0)
+# as a worker does, and no child of it: by this an agent that has lost its record knows it
+lock = os.open(slots / f"{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+with contextlib.suppress(BlockingIOError):
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 if "silent" not in modes:
     (slots / f"{slot}.ready").write_text(str(os.getpid()))
 while "deaf" in modes or not asked:

@@ -1,7 +1,7 @@
 """Processes as /proc shows them. A process that ends while it is read is no error: it is absent."""
 
 # No pathlib here: its import costs each slot a megabyte.
-# ruff: noqa: PTH110, PTH208
+# ruff: noqa: PTH110, PTH115, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -131,6 +131,33 @@ def _below_by_parent(root: int) -> list[int]:
         found.extend(near)
         waiting.extend(near)
     return found
+
+
+def namespace(pid: int) -> str:
+    """The namespace of processes that it is in; '' where it is dead, or closed to this user."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
+
+
+def locks(pid: int, files: set[tuple[int, int]]) -> bool:
+    """Whether it has one of ``files`` (device, inode) open with its flock(2): not merely to look at
+    it."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        try:
+            there = os.stat(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        if (there.st_dev, there.st_ino) in files:
+            held = read_bytes(f"/proc/{pid}/fdinfo/{name}") or b""
+            if b"FLOCK" in held and b"WRITE" in held:
+                return True
+    return False
 
 
 def send(entry: Process, number: int) -> bool:

@@ -4,6 +4,9 @@ The job's main process died with its keeper; a daemon that it left behind did no
 are known by the marker in their environment, which an exec without it sheds, or by the lease that
 they inherited, which closing it sheds: they are looked for by both. A container is known by the
 note in the attempt's directory.
+
+Anybody can have any marker, a job in a container too, which cannot have a lease. So what has
+nothing but the marker, in another namespace of processes, is killed and not waited for.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from worker.devices.leases import held
 from worker.keeper import containers, lock, procfs, protocol, secret_files
 
 _AGAIN = 0.01
+_STRANGE_PASSES = 5
+"""In which what only says that it is of the attempt is killed."""
 
 
 class Settlement(StrEnum):
@@ -137,7 +142,7 @@ class _Hunt:
     def __init__(self, *, marker: str, leases: set[Path], since: int | None) -> None:
         self._marker = f"{protocol.MARKER}={marker}".encode()
         self._paths = leases
-        self._leases = {_identity(path) for path in leases} - {None}
+        self._leases = {one for one in map(_identity, leases) if one is not None}
         # What ran before the keeper did is no descendant of it: a slot worker that has not yet
         # closed its own copy of the grant is not to be killed for it.
         self._since = since
@@ -145,10 +150,14 @@ class _Hunt:
 
     def run(self, until: float) -> bool:
         """Kill until a pass finds nobody. False: somebody is left at ``until``."""
+        passes = 0
         while survivors := list(self._survivors()):
-            for entry in survivors:
+            for entry, _ in survivors:
                 if procfs.send(entry, signal.SIGKILL) and entry.pid not in self.killed:
                     self.killed.append(entry.pid)
+            passes += 1
+            if passes >= _STRANGE_PASSES and not any(ours for _, ours in survivors):
+                return True
             if time.monotonic() >= until:
                 return False
             time.sleep(_AGAIN)
@@ -166,22 +175,30 @@ class _Hunt:
         if not held(path):
             return False
         identity = _identity(path)
+        files = set() if identity is None else {identity}
         return not any(
-            self._elder(entry) and _holds(pid, {identity})
+            self._elder(entry) and procfs.locks(pid, files)
             for pid in procfs.pids()
             if (entry := procfs.process(pid)) is not None
         )
 
-    def _survivors(self) -> Iterable[procfs.Process]:
-        own = os.getpid()
+    def _survivors(self) -> Iterable[tuple[procfs.Process, bool]]:
+        """Each, and whether it is one without doubt."""
+        own, here = os.getpid(), procfs.namespace(os.getpid())
         for pid in procfs.pids():
             entry = None if pid == own else procfs.process(pid)
             if entry is None or entry.dead or self._elder(entry):
                 continue
             environ = procfs.read_bytes(f"/proc/{pid}/environ") or b""
             marked = self._marker in environ.split(b"\0")
-            if marked or (self._since is not None and _holds(pid, self._leases)):
-                yield entry
+            sure = marked and procfs.namespace(pid) == here
+            if sure or self._holds(pid):
+                yield entry, True
+            elif marked:
+                yield entry, False
+
+    def _holds(self, pid: int) -> bool:
+        return self._since is not None and procfs.locks(pid, self._leases)
 
     def _elder(self, entry: procfs.Process) -> bool:
         return self._since is not None and entry.start < self._since
@@ -193,24 +210,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return there.st_dev, there.st_ino
-
-
-def _holds(pid: int, leases: set[Any]) -> bool:
-    """Whether ``pid`` has one of these files open *with its lock*: not merely to look at it."""
-    try:
-        fds = list(Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
-    for fd in fds:
-        try:
-            there = fd.stat()
-        except OSError:
-            continue
-        if (there.st_dev, there.st_ino) in leases:
-            locks = procfs.read_bytes(f"/proc/{pid}/fdinfo/{fd.name}") or b""
-            if b"FLOCK" in locks and b"WRITE" in locks:
-                return True
-    return False
 
 
 @cache

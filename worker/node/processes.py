@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from worker.keeper import procfs
 
@@ -106,18 +107,27 @@ def kill_group(leader: ProcessName, within: float = 2.0) -> list[int]:
         time.sleep(_AGAIN)
 
 
-def slot_leaders(state_dir: str, slot: str) -> list[ProcessName]:
-    """Living process-group leaders that are workers of this slot, as far as /proc shows it: by
-    their name where a nursery forked them, else by their environment."""
-    found = []
+def slot_leaders(state_dir: str, slot: str, lock: Path) -> list[ProcessName]:
+    """Living process-group leaders that are workers of this slot: by their name where a nursery
+    forked them, else by their environment, and by ``lock``, the slot's, which they hold.
+
+    Any job can have such a name and environment; one in a container cannot have the lock.
+    """
+    try:
+        there = lock.stat()
+    except OSError:
+        return []
+    found, here = [], procfs.namespace(os.getpid())
     for pid in procfs.pids():
         entry = procfs.process(pid)
-        if entry is None or entry.dead or entry.group != pid:
+        if entry is None or entry.dead or entry.group != pid or procfs.namespace(pid) != here:
             continue
         environ = (procfs.read_bytes(f"/proc/{pid}/environ") or b"").split(b"\0")
         if f"CYXWIZ_STATE_DIR={state_dir}".encode() not in environ:
             continue
         name = (procfs.read_bytes(f"/proc/{pid}/comm") or b"").strip()
-        if name == slot.encode()[:15] or f"CYXWIZ_SLOT={slot}".encode() in environ:
+        if name != slot.encode()[:15] and f"CYXWIZ_SLOT={slot}".encode() not in environ:
+            continue
+        if procfs.locks(pid, {(there.st_dev, there.st_ino)}):
             found.append(ProcessName(pid=pid, start=entry.start))
     return found

@@ -315,7 +315,8 @@ class SlotWorker:
 
     def _unrecorded(self) -> WatchedProcess | None:
         """A worker whose record was lost."""
-        for name in slot_leaders(str(self._paths.state_dir), self.slot.name):
+        state_dir, lock = str(self._paths.state_dir), self._paths.slot_lock(self.slot.name)
+        for name in slot_leaders(state_dir, self.slot.name, lock):
             if found := WatchedProcess.find(name):
                 return found
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -113,6 +114,38 @@ def test_a_job_that_closes_all_that_it_was_given_is_settled(
     settled = settle(made.state)
     assert (settled.outcome, settled.killed) == (Settlement.SETTLED, (job,))
     assert gone(job)
+    handle.remove()
+
+
+STRANGER = """
+import subprocess, sys, time
+for _ in range(4000):
+    subprocess.Popen(["/bin/sleep", "60"], env={"CYXWIZ_ATTEMPT_STATE": sys.argv[1]})
+    time.sleep(0.005)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a namespace of processes")
+def test_what_says_in_a_container_that_it_is_of_the_attempt_keeps_no_grant(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    """As a job in a container may, again and again: with a process for each that is killed."""
+    handle, made = start(runtime, places, DAEMON + "print(daemon(), flush=True)\ntime.sleep(600)")
+    survivor = int(line(handle))
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: not lock.alive(made.state), what="the keeper is dead")
+    namespace = ["unshare", "--pid", "--fork", "--kill-child"]
+    stranger = [sys.executable, "-S", "-c", STRANGER, str(made.state.resolve())]
+    with subprocess.Popen([*namespace, *stranger], env={"PATH": os.defpath}) as process:
+        try:
+            wait_until(lambda: len(procfs.below(process.pid)) > 2, what="its processes")
+            settled = settle(made.state, timeout=5)
+            assert process.poll() is None
+        finally:
+            process.kill()
+    assert settled.outcome is Settlement.SETTLED
+    assert survivor in settled.killed
+    assert not held(places.leases[0].path)
     handle.remove()
 
 

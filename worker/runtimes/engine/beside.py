@@ -12,7 +12,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 from tasks.errors import KeeperError
 from worker.keeper import engine, procfs
@@ -123,19 +122,11 @@ def _end(client: EngineClient, container: str, command: str) -> None:
         return
     entry = procfs.process(pid)
     # by its namespace: a rootless Podman on control groups of version 1 makes none of its own
-    if entry is None or _processes(pid) in ("", _processes(os.getpid())):
+    if entry is None or procfs.namespace(pid) in ("", procfs.namespace(os.getpid())):
         return
-    if _processes(pid) != _processes(first):
+    if procfs.namespace(pid) != procfs.namespace(first):
         return  # it ended meanwhile, and the pid may be anybody's
     if entry.group == pid:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
     procfs.send(entry, signal.SIGKILL)
-
-
-def _processes(pid: int) -> str:
-    """The namespace of processes that it is in; '' where it is dead or not this user's."""
-    try:
-        return str(Path(f"/proc/{pid}/ns/pid").readlink())
-    except OSError:
-        return ""
