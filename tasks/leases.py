@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from tasks.errors import LeaseLost, RecordGone
 from tasks.events import Event, Failed, encode, is_state
@@ -18,11 +18,11 @@ from tasks.recorded import Adopted, Claimed, Lease, Lost, NotClaimed, Renewal, R
 from tasks.scripts import Scripts
 from tasks.state import TRANSITIONS, FailureReason, JobState
 
-_GRACE_PART = 0.25
+GRACE_PART: Final = 0.25
 """Part of the TTL that an expired lease stays unclaimable: the old keeper's local deadline has
-then passed, whatever the pace of its clock."""
+then passed, whatever the pace of its clock. The reaper leaves it alone for as long."""
 
-NOT_RUN = -1
+NOT_RUN: Final = -1
 """Since when an attempt runs that has not begun to, or of which that is told already."""
 
 
@@ -58,7 +58,7 @@ class Leases:
             node,
             slot,
             ttl_ms,
-            round(ttl_ms * _GRACE_PART),
+            round(ttl_ms * GRACE_PART),
             delivery_tag,
             self._terminal_ttl_s,
             gpus,

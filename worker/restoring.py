@@ -9,7 +9,7 @@ from typing import Any
 from tasks import events
 from tasks.errors import InvalidJob, LeaseLost
 from tasks.job import JobConfig
-from tasks.leases import tagged
+from tasks.leases import GRACE_PART, tagged
 from tasks.recorded import Claimed, Lost
 from tasks.routing import route
 from tasks.seals import RESTORED, Sealer
@@ -18,9 +18,6 @@ from worker.parts import NodeParts
 from worker.stream.publisher import Publisher
 
 log = logging.getLogger(__name__)
-
-_GRACE_PART = 0.25
-"""Of the TTL, as a claim waits for a lease that ran out."""
 
 
 class Restoring:
@@ -55,7 +52,7 @@ class Restoring:
         job_id = self._claim.lease.job_id
         why = "Redis was away for longer than the lease, and has lost its data"
         again = events.Retrying(reason=FailureReason.NODE_LOST, message=why)
-        delay = round(self._parts.settings.lease_ttl_ms * (1 + _GRACE_PART))
+        delay = round(self._parts.settings.lease_ttl_ms * (1 + GRACE_PART))
         try:
             until_redis_answers(lambda: self._write(again, queue_in_ms=delay))
         except LeaseLost:

@@ -64,6 +64,13 @@ class Watched:
         result: dict[str, object] = self.job.get(timeout=60)
         return result
 
+    def ends(self, *, attempt: int = 1, runs: int = 1) -> None:
+        """Let it end, as this attempt, in the last of so many runs, of which no two were at once;
+        nothing stays of it."""
+        assert self.go()["attempt"] == attempt
+        assert self.runs == "began " * runs + "ended "
+        self._cluster.wait_clean()
+
 
 def test_the_pool_child_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster()
@@ -71,10 +78,8 @@ def test_the_pool_child_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     fence = cluster.record(watched.job).fence
     os.kill(cluster.node.pool_child(), signal.SIGKILL)
     cluster.wait_adopted(watched.job)
-    assert watched.go()["attempt"] == 1
-    assert watched.runs == "began ended "
+    watched.ends()
     assert cluster.record(watched.job).fence == fence
-    cluster.wait_clean()
 
 
 def test_the_slot_worker_is_killed(start_cluster: Start, tmp_path: Path) -> None:
@@ -84,9 +89,7 @@ def test_the_slot_worker_is_killed(start_cluster: Start, tmp_path: Path) -> None
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
     cluster.wait_adopted(watched.job)
-    assert watched.go()["attempt"] == 1
-    assert watched.runs == "began ended "
-    cluster.wait_clean()
+    watched.ends()
 
 
 def test_the_agent_is_killed(start_cluster: Start, tmp_path: Path) -> None:
@@ -99,9 +102,7 @@ def test_the_agent_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     cluster.node.process.wait(10)
     cluster.node.start()
     assert cluster.node.worker() == worker
-    assert watched.go()["attempt"] == 1
-    assert watched.runs == "began ended "
-    cluster.wait_clean()
+    watched.ends()
     assert cluster.node.stop() == 0
 
 
@@ -112,9 +113,7 @@ def test_the_keeper_is_killed(start_cluster: Start, tmp_path: Path) -> None:
     [directory] = cluster.node.paths.attempts.iterdir()
     os.kill(cluster.node.keeper(directory), signal.SIGKILL)
     watched.wait_began(2)
-    assert watched.go()["attempt"] == 2
-    assert watched.runs == "began began ended "
-    cluster.wait_clean()
+    watched.ends(attempt=2, runs=2)
 
 
 def test_the_keeper_is_killed_while_its_node_is_away(start_cluster: Start, tmp_path: Path) -> None:
@@ -127,9 +126,7 @@ def test_the_keeper_is_killed_while_its_node_is_away(start_cluster: Start, tmp_p
     os.kill(keeper, signal.SIGKILL)
     cluster.node.start()
     watched.wait_began(2)
-    assert watched.go()["attempt"] == 2
-    assert watched.runs == "began began ended "
-    cluster.wait_clean()
+    watched.ends(attempt=2, runs=2)
 
 
 def test_the_whole_node_is_killed_and_another_one_takes_the_job(
@@ -155,9 +152,7 @@ def test_redis_dies_and_comes_back_while_a_job_runs(
     cluster = start_cluster()
     watched = Watched(cluster, tmp_path)
     server.restart()
-    assert watched.go()["attempt"] == 1
-    assert watched.runs == "began ended "
-    cluster.wait_clean()
+    watched.ends()
 
 
 def test_a_job_that_ends_while_redis_is_away(
@@ -303,9 +298,7 @@ def test_a_job_whose_record_was_lost_survives_the_next_faults_too(
     [directory] = cluster.node.paths.attempts.iterdir()
     os.kill(cluster.node.keeper(directory), signal.SIGKILL)
     watched.wait_began(2)
-    assert watched.go()["attempt"] == 2
-    assert watched.runs == "began began ended "
-    cluster.wait_clean()
+    watched.ends(attempt=2, runs=2)
 
 
 def test_redis_is_away_for_longer_than_the_lease_and_comes_back_empty(
@@ -324,10 +317,8 @@ def test_redis_is_away_for_longer_than_the_lease_and_comes_back_empty(
         path.unlink()
     server.start()
     wait_until(lambda: watched.runs.count("began") == 2, timeout=60, what="another attempt")
-    assert watched.go()["attempt"] == 1, "an outage is no attempt"
-    assert watched.runs == "began began ended "
+    watched.ends(runs=2)  # an outage is no attempt
     assert cluster.record(watched.job).fence > fence
-    cluster.wait_clean()
 
 
 def test_a_job_whose_claim_a_failover_has_lost_goes_on(
@@ -341,9 +332,7 @@ def test_a_job_whose_claim_a_failover_has_lost_goes_on(
     wait_until(lambda: cluster.record(watched.job).state is JobState.RUNNING, what="its claim")
     record = cluster.record(watched.job)
     assert (record.fence, record.attempt) == (1, 1)
-    assert watched.go()["attempt"] == 1
-    assert watched.runs == "began ended "
-    cluster.wait_clean()
+    watched.ends()
 
 
 LEAVES_A_CHILD = """

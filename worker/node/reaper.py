@@ -22,6 +22,7 @@ import redis
 
 from tasks.errors import BrokenRecord
 from tasks.keys import PRIORITY_STEPS
+from tasks.leases import GRACE_PART
 from tasks.record import Records
 from tasks.settings import Settings
 from worker.node.dead_messages import job_of, remove_dead_messages
@@ -38,8 +39,6 @@ _PAGE: Final = 500
 _QUEUES_AT_ONCE: Final = 100
 """Counted in one transaction: Redis does nothing else meanwhile."""
 _TIDY_EVERY_S: Final = 60.0
-_GRACE_PART: Final = 0.25
-"""Of the lease's TTL: as long as the claim waits, so that the old keeper has stopped."""
 _LEAD = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -138,7 +137,7 @@ class Reaper:
 
     @property
     def _grace_ms(self) -> int:
-        return round(self._ttl_ms * _GRACE_PART)
+        return round(self._ttl_ms * GRACE_PART)
 
     def _lead(self, now: float) -> bool:
         """Whether this is the leader. Whoever is not watches Redis's clock all the same: it may

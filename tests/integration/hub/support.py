@@ -8,19 +8,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tasks.cluster import Cluster, NodeStatus
-from tasks.events import Envelope, Event, Log, Progress, Retrying, decode
+from tasks.events import Envelope, Event, Log, Progress, Resumed, Retrying, decode
 from tasks.job import JobConfig
 from tasks.leases import tagged
 from tasks.needs import needs_of
 from tasks.publishing import kombu_message
 from tasks.record import Records
-from tasks.recorded import Claimed, Lease, NotClaimed
+from tasks.recorded import Claimed, Lease, Lost, NotClaimed
 from tasks.routing import route
 from tasks.state import FailureReason, JobState
 from tests.support.fleet import PaperNode
 from worker.node.reaper import Reaper
 
 TTL_MS = 60_000
+RESUMED: Final = tagged(Resumed(why="written again"))
 CUDA: Final = {"required_device": "cuda", "gpus": 1, "gpu_memory_mb": 20_000}
 
 REAPER_TTL_MS: Final = 4_000
@@ -98,6 +99,26 @@ def run_out(records: Records, job_id: str) -> None:
     past = records.client.time()[0] * 1000 - 3_600_000
     records.client.hset(records.keys.job(job_id), "exp", past)
     records.client.zadd(records.keys.leases, {job_id: past}, xx=True)
+
+
+def restore(records: Records, claim: Claimed, *, event: str = RESUMED, **how: Any) -> None:
+    """Write the record again that Redis has lost, as the supervisor of an attempt that goes on."""
+    given: dict[str, Any] = {"seq": 3, "batch": 1, **how}
+    lost = Lost(
+        queue="q.any",
+        priority_step=6,
+        user_id="ann",
+        max_attempts=3,
+        node="node-a",
+        slot="cpu0",
+        gpus=0,
+    )
+    records.leases.restore(claim, lost, TTL_MS, event=event, **given)
+
+
+def in_the_past(records: Records, index: str, job_id: str) -> None:
+    """As if the time at which the job is due in ``index`` had come."""
+    assert records.client.zadd(index, {job_id: 1}, xx=True, ch=True) == 1
 
 
 def finish(records: Records, lease: Lease, *events: Event, **how: Any) -> None:

@@ -9,14 +9,21 @@ import pytest
 
 from tasks import listing
 from tasks.cluster import Cluster
-from tasks.events import Started, Succeeded
+from tasks.events import Succeeded
 from tasks.job import JobConfig
-from tasks.leases import tagged
 from tasks.record import Records
-from tasks.recorded import Claimed, Lost
+from tasks.recorded import Claimed
 from tasks.state import JobState
 from tests.conftest import Hub
-from tests.integration.hub.support import claim, finish, job_config, run_out, submit, try_claim
+from tests.integration.hub.support import (
+    claim,
+    finish,
+    job_config,
+    restore,
+    run_out,
+    submit,
+    try_claim,
+)
 from worker.node.indexing import AGAIN_S, Indexing
 
 pytestmark = pytest.mark.integration
@@ -145,16 +152,7 @@ def test_a_record_that_is_written_again_or_buried(
     claimed = try_claim(records, lost)
     assert isinstance(claimed, Claimed)
     hub.client.flushdb()
-    whose = Lost(
-        queue="work.x",
-        priority_step=6,
-        user_id="ann",
-        max_attempts=3,
-        node="node-a",
-        slot="cpu0",
-        gpus=0,
-    )
-    records.leases.restore(claimed, whose, 60_000, seq=3, batch=1, event=tagged(Started()))
+    restore(records, claimed)
     indexed.step(AGAIN_S)
     assert names(cluster, "ann", JobState.RUNNING) == [lost]
     run_out(records, lost)

@@ -10,14 +10,16 @@ from tasks import events
 from tasks.errors import LeaseLost, RecordGone
 from tasks.leases import tagged
 from tasks.record import Records
-from tasks.recorded import Claimed, Lost, NotClaimed
+from tasks.recorded import Claimed, NotClaimed
 from tasks.state import FailureReason, JobState
 from tests.integration.hub.support import (
+    RESUMED,
     TTL_MS,
     claim,
     finish,
     history,
     messages,
+    restore,
     submit,
     try_claim,
     types,
@@ -25,7 +27,6 @@ from tests.integration.hub.support import (
 
 pytestmark = pytest.mark.integration
 
-RESUMED = tagged(events.Resumed(why="written again"))
 RETRYING = tagged(events.Retrying(reason="node_lost"))
 
 
@@ -36,20 +37,6 @@ def claimed(records: Records, job_id: str = "one", **how: Any) -> Claimed:
     queue, step = records.client.hmget(records.keys.job(job_id), "queue", "priority")
     records.client.delete(records.keys.message_list(str(queue), int(str(step))))
     return found
-
-
-def restore(records: Records, claim: Claimed, **how: Any) -> None:
-    given: dict[str, Any] = {"seq": 3, "batch": 1, "event": RESUMED, **how}
-    lost = Lost(
-        queue="q.any",
-        priority_step=6,
-        user_id="ann",
-        max_attempts=3,
-        node="node-a",
-        slot="cpu0",
-        gpus=0,
-    )
-    records.leases.restore(claim, lost, TTL_MS, **given)
 
 
 def requeue(records: Records, claim: Claimed, **how: Any) -> JobState:

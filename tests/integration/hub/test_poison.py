@@ -66,6 +66,21 @@ def message(job_id: str = "poison", *, args: Any = None, **headers: Any) -> dict
     return found
 
 
+def recorded(cluster: Cluster, job_id: str, spec: str, queue: str, text: str) -> None:
+    """As a producer records a job, whatever ``spec`` and its message, ``text``, say."""
+    cluster.app.records.submit(
+        job_id=job_id,
+        spec=spec,
+        queue=queue,
+        priority_step=6,
+        user_id="",
+        max_attempts=3,
+        expires_ms=0,
+        message=text,
+        needs=needs_of(QUEUE),
+    )
+
+
 def pickled() -> str:
     found = message()
     found["content-type"] = "application/x-python-serialize"
@@ -167,17 +182,7 @@ def test_a_job_with_a_field_of_a_later_version_is_rejected_and_never_run_without
     job_id, ran = "of-a-later-version", tmp_path / "ran"
     config = {"command": ["touch", str(ran)], "job_id": job_id, "later": ["--lr", "0.1"]}
     text = json.dumps(message(job_id, args=[config]))
-    cluster.app.records.submit(
-        job_id=job_id,
-        spec=json.dumps(config),
-        queue=QUEUE,
-        priority_step=6,
-        user_id="",
-        max_attempts=3,
-        expires_ms=0,
-        message=text,
-        needs=needs_of(QUEUE),
-    )
+    recorded(cluster, job_id, json.dumps(config), QUEUE, text)
     cluster.app.records.client.lpush(cluster.settings.keys.message_list(QUEUE, 6), text)
     wait_until(lambda: cluster.app.records.get(job_id).state.terminal, timeout=30, what="its end")
     record = cluster.app.records.get(job_id)
@@ -201,17 +206,8 @@ def garbage(cluster: Cluster, client: redis.Redis, kind: str) -> str:
     """A recorded job of which somebody has made something else; its message is not sent yet."""
     keys, job_id = cluster.settings.keys, f"garbage-{kind.replace(' ', '-')}"
     for text in ("", json.dumps(message(job_id))):  # that of a job which stands is kept, not sent
-        cluster.app.records.submit(
-            job_id=job_id,
-            spec=JobConfig.parse({**JOB, "job_id": job_id}).canonical(),
-            queue=direct_queue(cluster.node.name),
-            priority_step=6,
-            user_id="",
-            max_attempts=3,
-            expires_ms=0,
-            message=text,
-            needs=needs_of(QUEUE),
-        )
+        spec = JobConfig.parse({**JOB, "job_id": job_id}).canonical()
+        recorded(cluster, job_id, spec, direct_queue(cluster.node.name), text)
     if kind == "a list":
         client.delete(keys.job(job_id))
         client.rpush(keys.job(job_id), "x")
