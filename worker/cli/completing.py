@@ -49,5 +49,5 @@ def _asked(
         found = find_hub(ctx.params.get("redis_url"), ctx.params.get("config_path")).settings
         with found.connect(timeout=_PATIENCE_S) as client:
             return question(Cluster(client, found.keys))
-    except (ConfigError, redis.RedisError):
+    except (ConfigError, ModuleNotFoundError, redis.RedisError):
         return []

@@ -15,6 +15,7 @@ import click
 from tasks import errors
 from tasks.control import NotRunning
 from tasks.outputs import ArtifactUnavailable, NoArtifacts
+from worker.cli.extras import advice
 
 P = ParamSpec("P")
 
@@ -28,7 +29,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line is wrong."""
     INVALID = 3
-    """The job, the configuration or a key is wrong; for `keys new`: the file is there."""
+    """The job, the configuration or a key is wrong; for `keys new`: the file is there. Or a package
+    is not installed."""
     REDIS = 4
     """Redis cannot be reached."""
     UNKNOWN_JOB = 5
@@ -108,6 +110,8 @@ def exit_code(error: BaseException) -> ExitCode:
     """The exit code for what a command raised."""
     if _lost_redis(error):
         return ExitCode.REDIS
+    if advice(error) is not None:
+        return ExitCode.INVALID
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
@@ -117,6 +121,8 @@ def told(error: BaseException) -> str:
         return str(error)
     if _lost_redis(error):
         return f"Redis went away: {error}. Start it again, or see `cyxwiz doctor`."
+    if (missing := advice(error)) is not None:
+        return missing
     return (
         f"internal error: {type(error).__name__}: {error}. "
         "Run it again as `cyxwiz --debug …` for the traceback, and report it."
