@@ -86,7 +86,9 @@ class SlotProcess:
         settings: Settings,
         has_agent: bool,
         devices: OwnDevices,
+        retired: bool = False,
     ) -> None:
+        """``retired``: it takes no job but those that it runs already."""
         self.name = name
         self._config = config
         self._settings = settings
@@ -99,6 +101,7 @@ class SlotProcess:
         self._lock = -1
         self._offers_containers = False
         self._devices = devices
+        self._retired = retired
         self._via = ""
         self._cuda: int | None = None
 
@@ -120,10 +123,12 @@ class SlotProcess:
             settings=replace(settings, lease_ttl_ms=_ttl_ms(config, settings, env)),
             has_agent="CYXWIZ_AGENT_PID" in env,
             devices=OwnDevices.from_env(env),
+            retired=env.get("CYXWIZ_SLOT_RETIRED") == "1",
         )
 
     def queues(self) -> list[str]:
-        """What the slot reads: its own queue, its node's, and each class that it satisfies.
+        """What the slot reads: its own queue, its node's, and each class that it satisfies; its own
+        alone if it is retired.
 
         From now on the slot is this process's. Raises NodeConflict: another worker serves it;
         ConfigError: a file of trust.keys is wrong.
@@ -131,6 +136,8 @@ class SlotProcess:
         self._paths.create()
         self._lock = take_slot(self._paths, self.name)
         node = self._config.node.name
+        if self._retired:
+            return [slot_queue(node, self.name)]
         engine = self._engine_state()
         if engine.usable and self._devices.uuids:
             engine = self._with_devices(engine)

@@ -275,6 +275,35 @@ def test_a_node_is_upgraded_and_its_job_does_not_notice(
     assert cluster.node.stop() == 0
 
 
+def test_a_node_comes_back_with_fewer_slots(start_cluster: Start, tmp_path: Path) -> None:
+    """What the others ran goes on, and they take nothing more."""
+    cluster = start_cluster(slots=2, **LONG)
+    talkers = [Talker(cluster, tmp_path / name) for name in ("one", "two")]
+    for talker in talkers:
+        talker.go.parent.mkdir()
+    jobs = [talker.submit() for talker in talkers]
+    slots = [cluster.owner(job).split("@")[0] for job in jobs]
+    pids = cluster.node.job_pids()
+    assert sorted(slots) == ["cpu0", "cpu1"]
+    assert cluster.node.leave() == 0
+    cluster.node.slots = 1
+    cluster.node.start()
+    for job in jobs:
+        cluster.wait_adopted(job)
+    assert cluster.node.job_pids() == pids
+    third = cluster.shell("true")
+    for slot in ("cpu1", "cpu0"):
+        talker, job = talkers[slots.index(slot)], jobs[slots.index(slot)]
+        result = talker.finish(job)
+        check_whole(cluster, job, result)
+        assert result["slot"] == slot
+        if slot == "cpu1":
+            wait_until(lambda: not cluster.node.paths.slot_record("cpu1").exists(), what="its end")
+            assert cluster.record(third).state is JobState.QUEUED, "that slot is no more"
+    assert third.get(timeout=60)["slot"] == "cpu0"
+    cluster.wait_clean()
+
+
 def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)

@@ -187,3 +187,24 @@ def test_a_wide_job_gets_a_slot_of_its_own_and_narrow_ones_come_back(
     assert cluster.record(narrow).state is JobState.RUNNING
     narrow.revoke()
     cluster.wait_state(narrow)
+
+
+def test_a_job_on_a_wide_slot_outlives_its_nodes_stop(
+    start: Callable[..., Cluster], host: Host, tmp_path: Path
+) -> None:
+    """No configuration names that slot: the next agent knows of it by what it runs."""
+    cluster = start(slots={"cpu": 0, "gpu": "auto"})
+    go = tmp_path / "go"
+    script = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    wide = cluster.command(script, required_device="cuda", gpus=2)
+    cluster.wait_state(wide, JobState.RUNNING)
+    devices, pids = cluster_devices(cluster, wide), cluster.node.job_pids()
+    assert cluster.node.leave() == 0
+    cluster.node.start()
+    cluster.wait_adopted(wide)
+    assert (cluster_devices(cluster, wide), cluster.node.job_pids()) == (devices, pids)
+    assert cluster.node.said.count("slot.parked") == 2, "the slots of its devices stand aside"
+    go.touch()
+    result = wide.get(timeout=60)
+    assert (result["attempt"], set(result["gpus"])) == (1, set(devices))
+    wait_until(lambda: cluster.node.said.count("slot.unparked") == 2, timeout=40)

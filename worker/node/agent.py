@@ -28,7 +28,7 @@ from worker.config import NodeConfig, ensure_supported_platform
 from worker.devices import leases
 from worker.engines import Engines
 from worker.giving_back import GivingBack
-from worker.node import self_description, slot_records
+from worker.node import retired, self_description, slot_records
 from worker.node.adoption import Leftovers
 from worker.node.cordoned import Cordoning
 from worker.node.device_care import DeviceCare
@@ -64,7 +64,8 @@ from worker.trust.node_key import Ending, enrolment_of, node_signer
 from worker.trust.secrets import Secrets
 
 _TIDY_EVERY: Final = 30.0
-_LOOK_AT_DEVICES_EVERY: Final = 1.0
+_LOOK_AGAIN_S: Final = 1.0
+"""After which devices, and what retired slots run, are looked at again."""
 _GIVE_BACK_WITHIN: Final = 10.0
 """Seconds that a stopping node tries to reach Redis with the jobs of attempts that it has ended."""
 
@@ -240,17 +241,13 @@ class Agent:
         """Adopt what an earlier agent left, and clear up what nobody looks after."""
         now = time.monotonic()
         configured = {slot.name for slot in self._slots}
-        retired = [
-            Slot(name=name) for name in slot_records.recorded(self._paths) if name not in configured
-        ]
+        more = retired.find(self._paths, configured, self._config, self._devices.snapshot)
         adopted = []
-        for slot in (*self._slots, *retired):
+        for slot in (*self._slots, *more):
             worker = self._worker(slot)
             since = slot_records.started(self._paths, slot.name)
             if worker.adopt(now):
                 adopted.append(since)
-            if slot.name not in configured:
-                worker.drain()
             self._workers.append(worker)
         self._leftovers.settle(self._busy())
         self._leftovers.clear_work(min(adopted) if adopted else None)
@@ -277,6 +274,7 @@ class Agent:
                     self._take_up(config)
                 self._follow_engine()
                 self._heed(now)
+                retired.step(now, self._paths, self._workers)
             self._shape(now)
             for worker in self._workers:
                 worker.step(now)
@@ -333,8 +331,8 @@ class Agent:
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
         wakes = [self._tidy_at, self._stopping.wake_at(), self._cordoning.wake_at()]
-        if self._devices.snapshot.devices:
-            wakes.append(now + _LOOK_AT_DEVICES_EVERY)
+        if self._devices.snapshot.devices or retired.left(self._workers):
+            wakes.append(now + _LOOK_AGAIN_S)
         for worker in self._workers:
             if worker.process is not None:
                 poll.register(worker.process, select.POLLIN)

@@ -31,7 +31,11 @@ def entries(workers: Sequence[SlotWorker], configured: Sequence[Slot]) -> tuple[
 
 def offer(workers: Sequence[SlotWorker], paths: NodePaths) -> Offer:
     """What the slots that take jobs say that they read."""
-    ready = [worker.slot for worker in workers if worker.state is WorkerState.READY]
+    ready = [
+        worker.slot
+        for worker in workers
+        if worker.state is WorkerState.READY and not worker.slot.retired
+    ]
     read = {name for slot in ready for name in slot_records.queues(paths, slot.name)}
     kinds = sorted({kind_of(slot.name) for slot in ready})
     return Offer(

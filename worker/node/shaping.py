@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tasks.settings import Settings
 from worker.config import NodeConfig
-from worker.node import slot_records
+from worker.node import retired, slot_records
 from worker.node.device_care import DeviceCare
 from worker.node.parking import Parking
 from worker.node.paths import NodePaths
@@ -60,7 +60,7 @@ class Shaping:
         joined = len(self._wide.workers)
         kept = workers[: len(workers) - joined]
         unclaimed = [one for one in workers[: len(self._slots)] if not self._wide.claims(one)]
-        unwell = {} if stopping else self._devices.unwell()
+        unwell = {} if stopping else {**self._retired_devices(kept), **self._devices.unwell()}
         self._parking.step(now, unclaimed, unwell, cordoned=not serves)
         if self.demand.serves:
             narrow = [
@@ -80,6 +80,17 @@ class Shaping:
             self._second_looks.step(time.time(), [*unclaimed, *self._wide.workers])
         yield from kept
         yield from self._wide.workers
+
+    def _retired_devices(self, workers: Sequence[SlotWorker]) -> dict[str, str]:
+        """Those of slots that are configured no longer, and still run something: UUID to why no
+        other slot may have them. Shared ones it may."""
+        if self._config.gpu.jobs_per_device > 1:
+            return {}
+        return {
+            uuid: f"slot {slot.name}, which is configured no longer, still has a job on it"
+            for slot in retired.left(workers)
+            for uuid in slot.devices
+        }
 
     def _most_devices(self) -> int:
         """How many devices a wide slot could have: none where the operator has said which there

@@ -52,6 +52,8 @@ class Slot:
     """UUIDs; empty for a CPU slot."""
     gpu_memory_mb: int = 0
     """The most memory of each of its devices that a job can have, MiB."""
+    retired: bool = False
+    """It is configured no longer: it takes no job but those that it runs already."""
 
 
 def kind_of(slot: str) -> str:
@@ -80,9 +82,11 @@ class Launch:
 
     def digest_for(self, slot: Slot) -> str:
         """Of all that the worker of ``slot`` is started with."""
-        if not slot.devices:
+        if not slot.devices and not slot.retired:
             return self.digest
         content = [self.digest, slot.kind, *slot.devices, slot.gpu_memory_mb]
+        if slot.retired:
+            content.append("retired")
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -147,6 +151,8 @@ def slot_env(launch: Launch, slot: Slot, paths: NodePaths) -> dict[str, str]:
             "CYXWIZ_SLOT_DEVICES": ",".join(slot.devices),
             "CYXWIZ_SLOT_GPU_MEMORY_MB": str(slot.gpu_memory_mb),
         }
+    if slot.retired:
+        own["CYXWIZ_SLOT_RETIRED"] = "1"
     # a pool child that is killed leaves directories in its TMPDIR: nobody would clear the host's
     return {**launch.env, **own, "TMPDIR": str(paths.slot_temp(slot.name))}
 

@@ -79,6 +79,15 @@ def test_a_worker_has_a_temporary_directory_of_its_own(paths: NodePaths) -> None
     assert env == {"A": "b", "CYXWIZ_SLOT": "cpu1", "TMPDIR": str(paths.temp / "cpu1")}
 
 
+def test_a_worker_is_told_that_its_slot_is_retired_and_is_another_one_then(
+    paths: NodePaths,
+) -> None:
+    launch = Launch(command=celery_command("node-a"), env={}, digest="d")
+    slot, late = Slot(name="cpu1"), Slot(name="cpu1", retired=True)
+    assert slot_env(launch, late, paths)["CYXWIZ_SLOT_RETIRED"] == "1"
+    assert launch.digest_for(slot) != launch.digest_for(late)
+
+
 def test_the_digest_changes_with_what_a_worker_is_started_with(tmp_path: Path) -> None:
     settings = Settings()
     digest = digest_of(config(tmp_path), settings)

@@ -1,0 +1,104 @@
+"""Slots that are configured no longer serve for as long as something of them goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tasks.recorded import Lease
+from tests.unit.worker.node.test_gpu_slots import GPUS, config
+from worker.keeper import lock
+from worker.node import retired, slot_records
+from worker.node.paths import NodePaths
+from worker.node.slot_records import SlotRecord
+from worker.node.slot_worker import SlotWorker, WorkerState
+from worker.node.slots import Slot, SlotKind
+from worker.note import Note, remember
+
+pytestmark = pytest.mark.unit
+
+Keep = Callable[..., int]
+
+
+class Worker:
+    """A slot's, as far as it is told anything."""
+
+    def __init__(self, name: str, *, is_retired: bool = True) -> None:
+        self.slot = Slot(name=name, retired=is_retired)
+        self.state = WorkerState.READY
+        self.told: list[str] = []
+
+    def serve(self, now: float) -> None:
+        self.told.append("serve")
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> NodePaths:
+    paths = NodePaths(state_dir=tmp_path / "state")
+    paths.create()
+    return paths
+
+
+@pytest.fixture
+def keep(paths: NodePaths) -> Iterator[Keep]:
+    """Makes an attempt whose keeper lives; the descriptor that it lives by."""
+    held: list[int] = []
+
+    def begin(job: str, slot: str, *devices: str) -> int:
+        directory = paths.attempts / f"{job}~1"
+        directory.mkdir()
+        fd = lock.take(directory)
+        assert fd is not None
+        held.append(fd)
+        record = {"job_id": job, "fence": 1, "pid": 1, "start": 1, "slot": slot}
+        os.write(fd, json.dumps({**record, "scratch": "/nowhere", "leases": []}).encode())
+        remember(directory, Note(lease=Lease(job_id=job, owner="me", fence=1), devices=devices))
+        return fd
+
+    yield begin
+    for fd in held:
+        os.close(fd)
+
+
+def test_it_is_known_by_what_it_runs_and_by_its_worker(paths: NodePaths, keep: Keep) -> None:
+    keep("a", "cpu0")
+    keep("b", "cpu4")
+    dead = paths.attempts / "c~1"
+    dead.mkdir()
+    (dead / lock.LOCK_NAME).write_text((paths.attempts / "b~1" / lock.LOCK_NAME).read_text())
+    record = SlotRecord(slot="cpu5", pid=1, start=1, boot_id="b", digest="d", started=1.0)
+    slot_records.write(paths, record)
+    found = retired.find(paths, {"cpu0"}, config(), GPUS)
+    assert found == [Slot(name="cpu4", retired=True), Slot(name="cpu5", retired=True)]
+
+
+def test_it_has_the_devices_of_its_attempt(paths: NodePaths, keep: Keep) -> None:
+    keep("a", "gpu2-3", "GPU-2", "GPU-3")
+    keep("b", "gpu9", "GPU-9")
+    wide, gone = retired.find(paths, (), config(), GPUS)
+    assert (wide.devices, wide.kind) == (("GPU-2", "GPU-3"), SlotKind.CUDA)
+    assert wide.gpu_memory_mb == 80_002
+    assert gone.devices == (), "that it is not there any more, its watch says"
+
+
+def test_it_serves_until_nothing_of_it_runs(paths: NodePaths, keep: Keep) -> None:
+    fd = keep("a", "cpu4")
+    four, five, wide = Worker("cpu4"), Worker("cpu5"), Worker("gpu0-1", is_retired=False)
+    workers = [cast("SlotWorker", one) for one in (four, five, wide)]
+    retired.step(0.0, paths, workers)
+    assert (four.told, five.told, wide.told) == (["serve"], ["drain"], [])
+    assert [slot.name for slot in retired.left(workers)] == ["cpu4", "cpu5"]
+    fcntl.flock(fd, fcntl.LOCK_UN)  # its keeper has ended
+    retired.step(1.0, paths, workers)
+    assert four.told == ["serve", "drain"]
+    four.state = five.state = WorkerState.STOPPED
+    assert retired.left(workers) == []
