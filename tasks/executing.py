@@ -14,7 +14,7 @@ import redis
 
 from tasks.control import AGAIN_S, TRIES, NotRunning
 from tasks.errors import ExecFailed, ExecRefused
-from tasks.exec_request import BEAT_S, EXEC_END, SECONDS, ExecRequest
+from tasks.exec_request import BEAT_S, SECONDS, ExecRequest
 from tasks.state import JobState
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def execute(
         for left in reversed(range(TRIES)):
             record = app.records.get(job_id)
             channel = app.hub.keys.control(record.node, job_id)
-            request = ExecRequest.new(job_id, record.node, argv, seconds)
+            request = ExecRequest.new(job_id, record.node, argv, seconds, key)
             heard = record.state is JobState.RUNNING and app.records.client.publish(
                 channel, json.dumps(request.signed(key))
             )
@@ -77,9 +77,7 @@ def execute(
             raise
         finally:
             if not over:
-                app.records.client.publish(
-                    channel, json.dumps({"op": EXEC_END, "token": request.token})
-                )
+                app.records.client.publish(channel, json.dumps(request.ending()))
 
 
 def _answers(client: redis.Redis, stream: str, node: str) -> Iterator[Output | int]:

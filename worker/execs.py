@@ -19,14 +19,15 @@ from worker.audited import Audited
 from worker.parts import NodeParts
 from worker.runtimes.base import Beside, Handle, Status, Stream
 from worker.stream.masking import Mask
-from worker.trust.commanding import Denied, commander
+from worker.trust.commanding import Denied, NotAsked, asker, commander
 
 log = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.1
 _GATHER_S: Final = 0.1
 _GATHER_BYTES: Final = 1 << 16
-_NONCE_MS: Final = 3_600_000
+_NONCE_MS: Final = 2 * 3_600_000
+"""Longer than a command may run and its answer stays."""
 
 
 class Execs:
@@ -48,7 +49,7 @@ class Execs:
         """``handle``: of the attempt that runs; None: it does not yet. Never raises."""
         running = self._running
         if order.get("op") == EXEC_END:
-            if running is not None and running.token == order.get("token"):
+            if running is not None and running.ended_by(order):
                 self._stop.set()
             return
         try:
@@ -58,13 +59,15 @@ class Execs:
             return
         answer = Answer(self._parts.records.client, self._parts.settings.keys.exec(request.token))
         try:
-            key = self._admitted(order, request)
+            key = self._admitted(order, request, running)
             if handle is None or handle.status() is not Status.RUNNING:
                 raise Denied("the job does not run now (resume it, if it is paused)")
             if running is not None:
                 raise Denied("another command runs beside the job; one does at a time")
             with self._lock:
                 self._begin(request, key, handle, answer)
+        except NotAsked as error:
+            log.warning("exec.not_asked job=%s why=%s", self._claim.lease.job_id, error)
         except Denied as error:
             log.warning("exec.refused job=%s why=%s", request.job_id, error)
             answer.last(t="refused", why=str(error))
@@ -79,25 +82,32 @@ class Execs:
         if self._thread is not None:
             self._thread.join()
 
-    def _admitted(self, order: Mapping[str, Any], request: ExecRequest) -> str:
+    def _admitted(
+        self, order: Mapping[str, Any], request: ExecRequest, running: ExecRequest | None
+    ) -> str:
         """The name of the key whose request it is, which is used up by this.
 
-        Raises Denied, redis.RedisError.
+        What was heard on the channel can be said again, here or elsewhere: it spoils no answer.
+        Raises Denied, NotAsked, redis.RedisError.
         """
         parts, lease = self._parts, self._claim.lease
-        key, stamp = commander(
-            order,
+        if (request.job_id, request.node) != (lease.job_id, parts.place.node):
+            raise NotAsked(f"it is for job {request.job_id:.64} on node {request.node:.64}")
+        if running is not None and running.token == request.token:
+            raise NotAsked("it runs")
+        key, stamp = asker(order, request, parts.keyring)
+        if key is not None:
+            nonce = parts.settings.keys.nonce(f"{stamp.key_id}:{stamp.nonce}")
+            if not parts.records.client.set(nonce, f"exec:{request.token}", nx=True, px=_NONCE_MS):
+                raise NotAsked("the request was used before")
+        return commander(
+            key,
+            stamp,
             JobConfig.parse(self._claim.spec),
             parts.keyring,
             allowed=parts.config.trust.allow_exec,
             now=time.time(),
-        )
-        if (request.job_id, request.node) != (lease.job_id, parts.place.node):
-            raise Denied(f"it is for job {request.job_id:.64} on node {request.node:.64}")
-        nonce = parts.settings.keys.nonce(f"{stamp.key_id}:{stamp.nonce}")
-        if not parts.records.client.set(nonce, f"exec:{request.token}", nx=True, px=_NONCE_MS):
-            raise Denied("the request was used before")
-        return key.name
+        ).name
 
     def _begin(self, request: ExecRequest, key: str, handle: Handle, answer: Answer) -> None:
         """Raises Denied: the attempt ends, or it cannot be written down."""

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from celery.result import AsyncResult
 
 from tasks.control import Ask, NotRunning, ask, cancel
 from tasks.errors import ExecFailed, ExecRefused, UnknownJob
-from tasks.exec_request import MOST_OUTPUT, ExecRequest
+from tasks.exec_request import EXEC_END, MOST_OUTPUT, ExecRequest
 from tasks.executing import Output, execute
 from tasks.state import JobState
 from tests.support.cli import Cli
@@ -138,17 +139,6 @@ def test_what_is_refused(cluster: Cluster, operators: Operators, job: AsyncResul
     first.close()
     wait_until(lambda: _echoes(cluster, operators, job), what="the end of the first")
 
-    # what was heard on the channel is said again
-    record, client = cluster.record(job), cluster.app.records.client
-    request = ExecRequest.new(job.id, record.node, ["touch", "twice"], 60)
-    said = json.dumps(request.signed(operators.ops))
-    answer = cluster.settings.keys.exec(request.token)
-    client.publish(cluster.settings.keys.control(record.node, job.id), said)
-    wait_until(lambda: _types(cluster, answer)[-1:] == ["end"], what="its end")
-    client.publish(cluster.settings.keys.control(record.node, job.id), said)
-    wait_until(lambda: _types(cluster, answer)[-1:] == ["refused"], what="the refusal")
-    assert client.ttl(answer) > 0
-
     ask(job.id, Ask.PAUSE, app=cluster.app)
     cluster.wait_state(job, JobState.PAUSED)
     with pytest.raises(NotRunning):
@@ -159,6 +149,72 @@ def test_what_is_refused(cluster: Cluster, operators: Operators, job: AsyncResul
         operators.run(cluster.app, "nobody", "true")
     cancel(unsigned.id, app=cluster.app)
     cluster.wait_state(unsigned, JobState.CANCELLED)
+
+
+def test_nobody_else_ends_a_command_or_answers_it(
+    cluster: Cluster, operators: Operators, job: AsyncResult
+) -> None:
+    """Every producer hears the requests, and may say on every channel what it likes."""
+    record, client = cluster.record(job), cluster.app.records.client
+    beside = cluster.submit(operators.signed(command=["/bin/sh", "-c", "sleep 600"]))
+    cluster.wait_state(beside, JobState.RUNNING)
+    channels = [cluster.settings.keys.control(record.node, one.id) for one in (job, beside)]
+    argv = ["sh", "-c", "echo 1; until [ -e on ]; do sleep 0.02; done; echo 2; rm on"]
+    asked = ExecRequest.new(job.id, record.node, argv, 60, operators.ops)
+    said = asked.signed(operators.ops)
+    answer = cluster.settings.keys.exec(asked.token)
+    client.publish(channels[0], json.dumps(said))
+    wait_until(lambda: _types(cluster, answer) == ["begun", "out"], what="its first word")
+    forged = [
+        {"op": EXEC_END, "token": asked.token},
+        {"op": EXEC_END, "token": asked.token, "secret": asked.ends},
+        said,
+        {**said, "signature": "x"},
+        {**said, "job_id": beside.id},
+        replace(asked, job_id=beside.id).signed(operators.alice),
+        *(replace(asked, ends=ends).signed(operators.alice) for ends in ("", asked.ends)),
+    ]
+    for one in forged:
+        for channel in channels:
+            client.publish(channel, json.dumps(one))
+    with pytest.raises(ExecRefused, match="another command runs"):  # so those before it were heard
+        operators.run(cluster.app, job.id, "true")
+    assert operators.run(cluster.app, beside.id, "touch", _directory(cluster, job, "on"))[0] == 0
+    wait_until(lambda: _types(cluster, answer)[-1:] == ["end"], what="its end")
+    for channel in channels:
+        client.publish(channel, json.dumps(said))
+    wait_until(lambda: _echoes(cluster, operators, job), what="a command after that")
+    assert [one for one in _types(cluster, answer) if one != "beat"] == [
+        *("begun", "out", "out", "end")
+    ]
+    assert client.ttl(answer) > 0
+    cancel(beside.id, app=cluster.app)
+    cluster.wait_state(beside, JobState.CANCELLED)
+
+
+def test_an_asker_of_the_version_before_is_answered_and_cannot_end(
+    cluster: Cluster, operators: Operators, job: AsyncResult
+) -> None:
+    record, client = cluster.record(job), cluster.app.records.client
+    channel = cluster.settings.keys.control(record.node, job.id)
+    argv = ("sh", "-c", "until [ -e on ]; do sleep 0.02; done; exit 4")
+    asked = ExecRequest(token="0" * 32, job_id=job.id, node=record.node, argv=argv, seconds=60.0)
+    client.publish(channel, json.dumps(asked.signed(operators.ops)))
+    answer = cluster.settings.keys.exec(asked.token)
+    wait_until(lambda: _types(cluster, answer)[:1] == ["begun"], what="its beginning")
+    client.publish(channel, json.dumps({"op": EXEC_END, "token": asked.token}))
+    with pytest.raises(ExecRefused, match="another command runs"):
+        operators.run(cluster.app, job.id, "true")
+    Path(_directory(cluster, job, "on")).touch()
+    wait_until(lambda: _types(cluster, answer)[-1:] == ["end"], what="its end")
+    assert client.xrevrange(answer, count=1)[0][1]["code"] == "4"
+
+
+def _directory(cluster: Cluster, job: AsyncResult, name: str) -> str:
+    """The job's own, with ``name``."""
+    (attempt,) = cluster.node.paths.attempts.glob(f"{job.id}~*")
+    scratch: str = json.loads((attempt / "keeper.lock").read_text())["scratch"]
+    return f"{scratch}/{name}"
 
 
 def _echoes(cluster: Cluster, operators: Operators, job: AsyncResult) -> bool:

@@ -113,7 +113,7 @@ def order(data: bytes) -> None:
         _, said = orders.parsed(data.decode("utf-8", "replace"))
         ExecRequest.parse(said)
         with contextlib.suppress(BadSignature, UnknownKey):
-            signer(said, {}, 1.8e9)
+            signer(said, {})
 
 
 def stored(data: bytes) -> None:

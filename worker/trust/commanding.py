@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.errors import BadSignature, CyxWizError, UnknownKey
-from tasks.exec_request import signer
+from tasks.exec_request import ExecRequest, check_time, signer
 from tasks.job import JobConfig
 from tasks.trust import Stamp
 from worker.trust.keyfile import TrustedKey
@@ -18,31 +18,63 @@ class Denied(CyxWizError):
     """It does not run; the message says why, and what would be right."""
 
 
+class NotAsked(CyxWizError):
+    """Nobody can be told so: whoever waits for an answer of this name may be another one."""
+
+
+def asker(
+    order: Mapping[str, Any], request: ExecRequest, keyring: Keyring
+) -> tuple[TrustedKey | None, Stamp]:
+    """Whose request it is, whatever may come of it; None: of a key that is not known here.
+
+    Raises NotAsked: it is not that of the key that it names, or its answer is not its own.
+    """
+    keys = {one.key_id: one for one in keyring.readable()}
+    try:
+        stamp = Stamp.parse(str(order.get("signature")))
+        own = request.of_key(stamp.key_id)
+        if own is False:
+            raise NotAsked("token: is that of another request")
+        if stamp.key_id not in keys and own:
+            return None, stamp
+        stamp = signer(order, {key_id: one.public for key_id, one in keys.items()})
+    except (BadSignature, UnknownKey) as error:
+        raise NotAsked(str(error)) from None
+    return keys[stamp.key_id], stamp
+
+
 def commander(
-    order: Mapping[str, Any], job: JobConfig, keyring: Keyring, *, allowed: bool, now: float
-) -> tuple[TrustedKey, Stamp]:
-    """Whose signed request this is. ``allowed``: ``trust.allow_exec``; ``now``: seconds since the
-    epoch, by this node's clock.
+    key: TrustedKey | None,
+    stamp: Stamp,
+    job: JobConfig,
+    keyring: Keyring,
+    *,
+    allowed: bool,
+    now: float,
+) -> TrustedKey:
+    """``key``, if it may. ``allowed``: ``trust.allow_exec``; ``now``: seconds since the epoch, by
+    this node's clock.
 
     Raises Denied.
     """
     if not allowed:
         raise Denied("the node's operator has not allowed it (trust.allow_exec: true would)")
-    keys = {one.key_id: one for one in keyring.readable()}
+    if key is None:
+        raise Denied(
+            f"signature: by the key {stamp.key_id}, which is not known here: trust.keys of the "
+            "node must have it"
+        )
     try:
-        stamp = signer(order, {key_id: one.public for key_id, one in keys.items()}, now)
-    except UnknownKey as error:
-        raise Denied(f"{error}: trust.keys of the node must have it") from None
+        check_time(stamp, now)
     except BadSignature as error:
         raise Denied(str(error)) from None
-    key = keys[stamp.key_id]
     if key.expires is not None and now >= key.expires:
         raise Denied(f"the key {key.name} has expired on this node")
     if not key.scope.exec:
         raise Denied(f"the key {key.name} may not: its scope on this node has no `exec: true`")
     if not _trusted(job, keyring):
         raise Denied("the job is untrusted: a command runs beside signed jobs only")
-    return key, stamp
+    return key
 
 
 def _trusted(job: JobConfig, keyring: Keyring) -> bool:
