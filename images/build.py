@@ -8,7 +8,8 @@
 Each image gets two tags, its version and ``latest``: ``cyxwiz/executor:cpu-0.1.0`` and
 ``cyxwiz/executor:cpu-latest``; ``cyxwiz/base`` is built with them. Wheels are fetched here, with
 the Python that runs this, when the base is this host's; else by the pip in the build, from the
-network. Needs docker on the PATH (or what CYXWIZ_DOCKER names), and respects DOCKER_HOST.
+network. Needs docker on the PATH, or what CYXWIZ_DOCKER names: another path, or podman. Goes to the
+engine that DOCKER_HOST names, or CONTAINER_HOST for podman.
 Standard library only.
 """
 
@@ -171,7 +172,8 @@ def make_local_base() -> None:
 
 
 def docker_build(context: Path, arguments: Sequence[str], names: Sequence[str]) -> None:
-    tagged = [part for name in names for part in ("--tag", name)]
+    # whole names: Docker means the same without the host, Podman would say localhost/ before them
+    tagged = [part for name in names for part in ("--tag", f"docker.io/{name}")]
     run([DOCKER, "build", "--quiet", *arguments, *tagged, str(context)], quiet=True)
     print(f"built {', '.join(names)}", flush=True)
 
@@ -181,7 +183,7 @@ def push(registry: str, flavours: Sequence[str]) -> list[str]:
     pushed = []
     for tag in [*base_tags(), *(tag for flavour in flavours for tag in tags(flavour))]:
         there = f"{registry.rstrip('/')}/{tag.removeprefix('cyxwiz/')}"
-        run([DOCKER, "tag", tag, there], quiet=True)
+        run([DOCKER, "tag", f"docker.io/{tag}", there], quiet=True)
         run([DOCKER, "push", "--quiet", there], quiet=True)
         print(f"pushed {there}", flush=True)
         pushed.append(there)
