@@ -29,7 +29,7 @@ def own() -> Iterator[Podman]:
 
 def test_the_lines_of_the_page_put_images_where_the_node_looks(own: Podman, tmp_path: Path) -> None:
     script = block("deploy.md", "sh", "CYXWIZ_DOCKER")
-    script, sockets = re.subn(r"unix://\S+podman\.sock", f"unix://{own.socket}", script)
+    script, sockets = re.subn(r"unix://.+podman\.sock", f"unix://{own.socket}", script)
     # as `make images` says it, but on the tests' base, and with one small package
     (tmp_path / "wanted").write_text("packaging\n")
     build = f"{sys.executable} {REPO}/images/build.py build --base {engine.BASE} --offline"
