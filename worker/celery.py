@@ -72,11 +72,18 @@ def _subscribe(sender: str, instance: Any, **_: Any) -> None:
         # Celery logs what a receiver raises, and goes on: here it would serve no slot
         sys.stderr.write(f"worker: {error}\n")
         raise SystemExit(_UNABLE) from None
+    except Exception:  # a disk that is full for a moment: who started it tries again
+        log.exception("slot.unable slot=%s", slot().name)
+        raise SystemExit(1) from None
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # Celery has no type hints
 def _ready(**_: Any) -> None:
-    slot().ready()
+    try:
+        slot().ready()
+    except Exception:  # else it would serve, and its agent would wait for it for ever
+        log.exception("slot.unable slot=%s", slot().name)
+        raise SystemExit(1) from None
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # Celery has no type hints

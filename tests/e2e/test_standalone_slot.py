@@ -82,6 +82,22 @@ def test_a_second_one_is_refused_and_does_no_harm(node: LiveNode, start: Start) 
     cluster.close()
 
 
+@pytest.mark.parametrize("what", ["queues", "ready"])
+def test_one_that_cannot_say_what_it_serves_ends(node: LiveNode, start: Start, what: str) -> None:
+    """Celery goes on after a receiver's error: it would stand there and serve nothing."""
+    said = node.paths.slots / f"cpu0.{what}"
+    said.mkdir(parents=True)  # where a file should be written
+    (said / "full").touch()
+    assert start().wait(60) == 1
+    assert "slot.unable slot=cpu0" in node.log.read_text()
+    (said / "full").unlink()
+    said.rmdir()
+    start()
+    cluster = Cluster.of(node)
+    assert cluster.shell("true").get(timeout=60)["slot"] == "cpu0"
+    cluster.close()
+
+
 def test_a_talkative_job_is_handed_back_when_the_child_is_told_to_end(
     node: LiveNode, start: Start
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import socket
 import struct
+import termios
 import threading
 import time
 from collections import deque
@@ -23,6 +25,9 @@ from worker.runtimes.base import Chunk, Status, Stream
 _STREAMS = (Stream.STDOUT, Stream.STDERR)
 _SEND_WITHIN = struct.pack("ll", 5, 0)  # a struct timeval
 _FOR_EVER = struct.pack("ll", 0, 0)
+DEAF_AFTER = 30.0
+"""Seconds for which a keeper may leave unread what it is told. Nothing in its loop blocks: one that
+reads nothing stands still, keeps no time and ends nothing."""
 
 
 class KeeperLink:
@@ -51,6 +56,9 @@ class KeeperLink:
         self._gone = False
         """The connection is at its end."""
         self._released = False
+        self._unread_since: float | None = None
+        self.deaf = False
+        """The keeper stands still: asking it for anything would be in vain."""
         try:
             hello = self._greet(hello_within)
         except BaseException:
@@ -82,8 +90,8 @@ class KeeperLink:
         """See `worker.runtimes.base.Handle.read`.
 
         Raises:
-            KeeperError: the keeper is gone and did not say how the attempt ended, or this link was
-                detached, or a newer supervisor has taken over.
+            KeeperError: the keeper is gone and did not say how the attempt ended, or stands still,
+                or this link was detached, or a newer supervisor has taken over.
         """
         until = time.monotonic() + timeout
         with self._receiving:
@@ -97,6 +105,7 @@ class KeeperLink:
                         f"{self.attempt}: the keeper is gone, or another supervisor has taken over"
                     )
                 if not self._receive(until - time.monotonic()):
+                    self._check_hearing(time.monotonic())
                     return None
         # whatever has arrived since the last acknowledgement is the successor's
         raise KeeperError(f"{self.attempt}: this handle was detached")
@@ -191,6 +200,19 @@ class KeeperLink:
         hello: protocol.Hello = protocol.parse_json(frame)
         return hello
 
+    def _check_hearing(self, now: float) -> None:
+        """Raise KeeperError if the keeper has read nothing for too long, though there was something
+        to read: beats alone see to that."""
+        with self._sending:
+            unread = 0 if self._detached else _unread(self._connection)
+        if not unread:
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        elif now - self._unread_since >= DEAF_AFTER:
+            self.deaf = True
+            raise KeeperError(f"{self.attempt}: the keeper stands still")
+
     def _receive(self, within: float) -> bool:
         """Take the next frame; False if none came ``within`` seconds, or ever will."""
         if self._gone or self._detached:
@@ -236,6 +258,12 @@ class KeeperLink:
         fresh = data[known:]
         self._arrived.append(Chunk(stream=_STREAMS[stream], offset=offset + known, data=fresh))
         self._offsets[stream] += len(fresh)
+
+
+def _unread(connection: socket.socket) -> int:
+    """Bytes that the peer has not read, with what the kernel adds to them (SIOCOUTQ, unix(7))."""
+    answer = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+    return int(struct.unpack("i", answer)[0])
 
 
 def exit_status(content: protocol.Exit) -> ExitStatus:

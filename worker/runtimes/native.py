@@ -15,7 +15,7 @@ from tasks.errors import KeeperError, RuntimeUnavailable, StartUncertain
 from worker.keeper import client, containers, lock, protocol
 from worker.keeper.client import KeeperLink
 from worker.keeper.protocol import Verb
-from worker.keeper.settle import Settlement, remove_tree, settle
+from worker.keeper.settle import Settlement, end_keeper, remove_tree, settle
 from worker.keeper.zygote import Zygote
 from worker.plan import AttemptId, ExitStatus, LaunchPlan
 from worker.runtimes.base import Beside, Capabilities, Chunk, Handle, Status, Stream
@@ -223,6 +223,9 @@ class NativeHandle:
 
     def _let_go(self) -> None:
         """The grant is free, and the keeper rests or is gone."""
+        if self._link.deaf:
+            end_keeper(self._state)  # its job dies with it; the survivors are settled
+            return
         if self._take_back is None:
             self._release()
             return

@@ -16,9 +16,9 @@ from tests.support.runtimes import Places, hear, soon
 from tests.support.waiting import wait_until
 from worker.devices.leases import LeaseFile, held
 from worker.devices.pool import DevicePool
-from worker.keeper import lock, procfs
+from worker.keeper import client, lock, procfs
 from worker.keeper.settle import Settlement, settle
-from worker.runtimes.base import Status
+from worker.runtimes.base import Handle, Status
 from worker.runtimes.native import NativeRuntime
 
 pytestmark = [
@@ -56,6 +56,37 @@ def test_a_dead_keepers_daemon_is_found_before_the_next_grant(
     assert places.left_behind() == []
     assert settle(made.state).outcome is Settlement.SETTLED
     handle.remove()
+
+
+def test_a_keeper_that_stands_still_is_as_good_as_dead_after_a_while(
+    places: Places, runtime: NativeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what the job is told, that it shall end above all, would never come to anything."""
+    monkeypatch.setattr(client, "DEAF_AFTER", 0.5)
+    handle, made = start(runtime, places, "import time; print('up', flush=True); time.sleep(600)")
+    assert line(handle) == "up"
+    keeper = keeper_of(made)
+    [job] = procfs.descendants(keeper)
+    os.kill(keeper, signal.SIGSTOP)
+    handle.beat(soon())
+    assert handle.read(0.1) is None
+    os.kill(keeper, signal.SIGCONT)  # soon enough: nothing has happened
+    wait_until(lambda: handle.read(0.01) is None and not unread(handle), what="it has heard")
+    os.kill(keeper, signal.SIGSTOP)
+    handle.stop(grace=0.0)
+    with pytest.raises(KeeperError, match="stands still"):
+        while True:
+            assert handle.read(0.05) is None
+    assert not gone(job.pid)
+    handle.remove()
+    assert gone(keeper)
+    assert gone(job.pid)
+    assert places.left_behind() == []
+
+
+def unread(handle: Handle) -> bool:
+    """Whether there is something that the keeper has not read."""
+    return bool(client._unread(handle._link._connection))  # type: ignore[attr-defined]  # a native one's
 
 
 GROUP = """
