@@ -33,6 +33,9 @@ class Delivery:
     meta: Callable[[Mapping[str, Any]], ResultMeta | None] = lambda _: None
     """Celery's result of a success, for whoever can store it with the job's end; None: Celery has
     to do it."""
+    sent: int | None = None
+    """`tasks.messages.SENT_HEADER`; None: a program that records nothing has sent it, or an earlier
+    version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

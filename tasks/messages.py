@@ -19,6 +19,8 @@ from tasks.job import JOB_ID_PATTERN
 VERSION: Final = 1
 """Of what a message means. A node refuses any other that is named."""
 VERSION_HEADER: Final = "cyxwiz_v"
+SENT_HEADER: Final = "cyxwiz_at"
+"""When it was sent, with its record: seconds since the epoch, by the producer's clock."""
 MOST_BYTES: Final = 16 * 1024 * 1024
 """The largest message: a job is at most 64 KiB, but the rest of a chain travels in it."""
 _MOST_DEPTH: Final = 64
@@ -43,6 +45,7 @@ _HEADERS: Final[Mapping[str, tuple[type, ...]]] = {
     "redelivered": _FLAG,
     "stamped_headers": (list,),
     "stamps": (dict,),
+    SENT_HEADER: _WHOLE,
 }
 """The types of headers that a worker reads without looking; each may be missing, or null."""
 _PROPERTIES: Final[Mapping[str, tuple[type, ...]]] = {

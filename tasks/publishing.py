@@ -25,7 +25,7 @@ from kombu.utils.uuid import uuid
 from tasks import options
 from tasks.errors import InvalidJob, RedisUnavailable
 from tasks.job import JobConfig
-from tasks.messages import MOST_BYTES, VERSION, VERSION_HEADER
+from tasks.messages import MOST_BYTES, SENT_HEADER, VERSION, VERSION_HEADER
 from tasks.needs import needs_of
 from tasks.record import Records
 from tasks.routing import route
@@ -178,6 +178,7 @@ class JobAMQP(AMQP):  # type: ignore[misc]  # Celery has no type hints
         options.check({"exchange": said.get("exchange") or None})
         job = options.with_expiry(job_of(args, kwargs, headers["id"]), headers.get("expires"))
         headers[VERSION_HEADER] = VERSION
+        headers[SENT_HEADER] = int(time.time())
         headers["expires"] = None  # the record's to keep: Celery would only drop the message
         way = route(job)
         queue = options.queue_name(said.get("queue"), way.queue)

@@ -17,6 +17,7 @@ from celery.states import SUCCESS
 from tasks.celery import app
 from tasks.errors import InvalidJob, JobFailed, JobRejected
 from tasks.executor import Cancelled, Delivery, Dropped, Failed, Succeeded, Verdict, current
+from tasks.messages import SENT_HEADER
 from tasks.options import check, with_expiry
 from tasks.publishing import TRAIN, Checked, job_of, signed
 from tasks.recorded import ResultMeta
@@ -152,6 +153,7 @@ def _delivery(task: JobTask, config: Mapping[str, Any]) -> Delivery:
         started=started,
         progress=progress,
         meta=meta,
+        sent=request.get(SENT_HEADER),
     )
 
 

@@ -157,7 +157,10 @@ class Supervisor:
         """The claim; None for a message without a record that holds no job."""
         found = self._try_claim(delivery, owner)
         if isinstance(found, NotClaimed) and found.why == "unknown":
-            # published by a program that does not record jobs: the message is all there is
+            if self._is_over(delivery):
+                return found
+            # published by a program that does not record jobs, or Redis has lost its data: the
+            # message is all there is
             if not self._record(delivery):
                 return None
             found = self._try_claim(delivery, owner)
@@ -173,6 +176,15 @@ class Supervisor:
             delivery_tag=delivery.delivery_tag,
             gpus=len(self._parts.place.devices),
         )
+
+    def _is_over(self, delivery: Delivery) -> bool:
+        """The job was recorded when this was sent, and for so long ago that the record of its end
+        may be gone. By Redis's clock, and the producer's."""
+        if delivery.sent is None:
+            return False
+        records = self._parts.records
+        now = int(records.client.time()[0])  # type: ignore[index]  # no client of asyncio's
+        return now - delivery.sent > records.terminal_ttl_s
 
     def _record(self, delivery: Delivery) -> bool:
         try:

@@ -140,6 +140,23 @@ def test_what_kombu_cannot_restore_is_not_in_the_way_of_others(
     assert record.state is JobState.SUCCEEDED
 
 
+def test_a_message_that_has_outlived_its_record_runs_nothing(
+    cluster: Cluster, client: redis.Redis, keys: Keys, tmp_path: Path
+) -> None:
+    """Of a job that was cancelled, or has ended, in a queue that nobody has read for so long. One
+    that is younger has lost its record with Redis's data, and is run."""
+    now = client.time()[0]
+    kept = cluster.app.records.terminal_ttl_s
+    for job_id, at in (("outlived", now - kept - 60), ("wiped", now - kept + 600)):
+        config = {"command": ["touch", str(tmp_path / job_id)], "job_id": job_id}
+        text = json.dumps(message(job_id, args=[config], cyxwiz_v=1, cyxwiz_at=at))
+        client.lpush(keys.message_list(QUEUE, 6), text)
+    assert wait_over(cluster, "wiped").state is JobState.SUCCEEDED
+    wait_until(lambda: not client.exists(keys.unacked), timeout=30, what="both to be dealt with")
+    assert not client.exists(keys.job("outlived"))
+    assert [one.name for one in tmp_path.iterdir()] == ["wiped"]
+
+
 def wait_over(cluster: Cluster, job_id: str) -> Any:
     def over() -> bool:
         try:

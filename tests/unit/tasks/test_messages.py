@@ -76,6 +76,7 @@ PICKLED = base64.b64encode(pickle.dumps({"command": ["true"]})).decode()
         (message(headers={"cyxwiz_v": 2}), "version 2 of the message; this node reads 1"),
         (message(headers={"cyxwiz_v": True}), "version True of the message"),
         (message(headers={"cyxwiz_v": "1"}), "version '1' of the message"),
+        (message(headers={"cyxwiz_at": 1.5}), "header cyxwiz_at is of the type float"),
         (message(headers={"retries": "x"}), "header retries is of the type str"),
         (message(headers={"retries": True}), "header retries is of the type bool"),
         (message(headers={"stamps": []}), "header stamps is of the type list"),
