@@ -49,7 +49,8 @@ class Upkeep:
         return bool(self._scripts.call("return", job_id, delivery_tag, 0))
 
     def settle_delivered(self, job_id: str, delivery_tag: str) -> str:
-        """As `put_back` if the job waits; drop the message if the job is over and Celery knows.
+        """As `put_back` if the job waits; drop the message if the job is over and Celery knows, and
+        a summons to one slot, which a living one sends again.
 
         For one whose worker may be dead. Returns 'put back', 'dropped' or ''.
         """

@@ -106,6 +106,11 @@ class Attempt:
         """Read it no further, and let it go on: `watch` raises Left."""
         self._leaves = True
 
+    def stand_as_recorded(self) -> None:
+        """Have a keeper that was heard by an earlier supervisor do what the record says, which may
+        not have come to know of the last order. Call it before orders can come."""
+        self._tell(self._handle.pause if self._paused else self._handle.resume)
+
     # of the lease, from its thread
 
     def renewed(self, deadline: float) -> None:
@@ -147,10 +152,10 @@ class Attempt:
 
     def _resume(self) -> None:
         with self._lock:
-            if not self._paused:
-                return
-            self._paused = False
-        self._tell(self._handle.resume)
+            was_paused, self._paused = self._paused, False
+        self._tell(self._handle.resume)  # in any case: no error may leave it standing still
+        if not was_paused:
+            return
         self._publisher.state(events.Resumed(why="asked for"), state=JobState.RUNNING)
 
     # the supervisor's thread

@@ -183,7 +183,7 @@ class Supervisor:
         if delivery.sent is None:
             return False
         records = self._parts.records
-        now = int(records.client.time()[0])  # type: ignore[index]  # no client of asyncio's
+        now = int(records.client.time()[0])
         return now - delivery.sent > records.terminal_ttl_s
 
     def _record(self, delivery: Delivery) -> bool:

@@ -50,6 +50,7 @@ class Watching:
         self._handle = handle
         self._note = note
         self._holding = holding
+        self._adopted = heir is not None
         self._devices: DeviceWatch | None = None
         values = secret_files.read(parts.paths.attempt(handle.attempt)).values()
         self.mask = Mask(values) if values else None
@@ -72,6 +73,8 @@ class Watching:
 
     def watch(self) -> ExitStatus:
         """How it has exited, with no secret in what it says. Raises `worker.attempt.Left`."""
+        if self._adopted:
+            self.attempt.stand_as_recorded()
         self._holding.attach(self.attempt, self._handle)
         self._watch_devices()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from tasks.state import JobState
 from tests.support.cluster import Cluster
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
+from worker.keeper import procfs
 
 pytestmark = pytest.mark.e2e
 
@@ -145,6 +147,41 @@ def test_a_job_that_ended_while_nobody_looked(start_cluster: Start, tmp_path: Pa
     wait_until(over.exists, timeout=20, what="the job's own end")
     wait_until(lambda: not cluster.node.job_pids(), timeout=20, what="its process to be gone")
     os.kill(cluster.node.process.pid, signal.SIGCONT)
+    check_whole(cluster, job, talker.finish(job))
+    cluster.wait_clean()
+
+
+def test_a_pause_of_which_the_record_knows_nothing(start_cluster: Start, tmp_path: Path) -> None:
+    """The keeper has done what was asked, and its supervisor dies before that is written: nobody
+    knows that the job stands still, and nobody would have it go on."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    child, [pid] = cluster.node.pool_child(), cluster.node.job_pids()
+    client = cluster.app.records.client
+    order = cluster.settings.keys.control(cluster.record(job).node, job.id)
+    with client.pipeline(transaction=True) as pipe:
+        pipe.publish(order, json.dumps({"op": "pause"}))
+        pipe.execute_command("CLIENT PAUSE", 30_000, "WRITE")
+        heard, _ = pipe.execute()
+    assert heard == 1
+
+    def stands() -> bool:
+        entry = procfs.process(pid)
+        return entry is not None and entry.stopped
+
+    def writers() -> set[str]:
+        return {one["id"] for one in client.client_list() if "b" in one["flags"]}
+
+    wait_until(stands, timeout=20, what="it to stand still")
+    held: set[str] = set()
+    wait_until(lambda: held.update(writers()) or held, timeout=20, what="its news to be held up")
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: held - writers(), timeout=20, what="Redis to see that its writer has died")
+    client.execute_command("CLIENT UNPAUSE")
+    cluster.wait_adopted(job)
+    assert cluster.record(job).state is JobState.RUNNING
+    wait_until(lambda: not stands(), timeout=20, what="it to go on")
     check_whole(cluster, job, talker.finish(job))
     cluster.wait_clean()
 

@@ -15,12 +15,14 @@ from tasks.record import Records
 from tasks.state import JobState
 
 _MOST: Final = 1_000
-"""Messages that one round looks at in one list, oldest first."""
+"""Messages that one turn looks at in one list."""
 _OVER: Final = frozenset(str(state) for state in JobState if state.terminal)
 
 
-def remove_dead_messages(records: Records, queues: Sequence[str]) -> int:
+def remove_dead_messages(records: Records, queues: Sequence[str], turn: int = 0) -> int:
     """Remove from ``queues`` the messages of ended jobs of which Celery knows; how many.
+
+    ``turn``: each one looks at other messages of a long list, until all were looked at.
 
     A message that no record is known of is left alone: it may be of a program that records
     nothing. Raises redis.RedisError.
@@ -28,13 +30,14 @@ def remove_dead_messages(records: Records, queues: Sequence[str]) -> int:
     removed = 0
     for queue in queues:
         for step in PRIORITY_STEPS:
-            removed += _remove_from(records, records.keys.message_list(queue, step))
+            removed += _remove_from(records, records.keys.message_list(queue, step), turn)
     return removed
 
 
-def _remove_from(records: Records, key: str) -> int:
+def _remove_from(records: Records, key: str, turn: int) -> int:
     client: Any = records.client
-    texts: list[str] = client.lrange(key, -_MOST, -1)
+    before = turn % max(1, -(-int(client.llen(key)) // _MOST)) * _MOST
+    texts: list[str] = client.lrange(key, -before - _MOST, -before - 1)
     if not texts:
         return 0
     with client.pipeline(transaction=False) as pipe:

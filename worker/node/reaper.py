@@ -84,6 +84,7 @@ class Reaper:
         self._clock_ms: int | None = None
         self._hold_until = 0.0
         self._tidy_at = 0.0
+        self._turn = 0
         self._stuck_after = stuck_after
         self._seen: Sightings | None = None
         self._indexing = Indexing(records)
@@ -130,7 +131,8 @@ class Reaper:
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY_S
             queues = self._queues()
-            remove_dead_messages(self._records, queues)
+            remove_dead_messages(self._records, queues, self._turn)
+            self._turn += 1
             date_anew(self._records)
             self._records.upkeep.forget(queues)
         return True

@@ -15,9 +15,11 @@ from tasks import events
 from tasks.control import cancel
 from tasks.publishing import TRAIN
 from tasks.record import Records
+from tasks.routing import slot_queue
 from tests.conftest import Hub
-from tests.integration.hub.support import MakeReaper, claim, finish, messages, submit
+from tests.integration.hub.support import MakeReaper, claim, finish, messages, requeue, submit
 from tests.support.wall_clock import WallClock
+from worker.node import dead_messages
 from worker.node import reaper as reaper_module
 
 pytestmark = pytest.mark.integration
@@ -163,6 +165,30 @@ def test_a_message_that_a_worker_keeps_and_does_not_claim_goes_back(
     assert records.client.zrange(records.keys.unacked_index, 0, -1) == [f"tag-{claimed}"]
 
 
+def test_a_summons_to_a_slot_that_died_goes_and_leaves_no_list(
+    make_reaper: MakeReaper, records: Records
+) -> None:
+    """Nobody else reads that list, and it is in no index: what is put there needs an end."""
+    reaper = make_reaper(stuck_after=20.0, lost_after=3_600.0)
+    client, keys, job_id = records.client, records.keys, submit(records)
+    lease = claim(records, job_id)
+    queue = slot_queue("node-a", "cpu0")
+    assert records.leases.summon(lease, queue)
+    raw = client.lpop(keys.message_list(queue, 0))
+    client.hset(keys.unacked, "tag", f'[{raw}, "", "{queue}"]')
+    client.zadd(keys.unacked_index, {"tag": 1})
+    requeue(records, lease)
+    reaper.once(1.0)
+    reaper.once(21.0)
+    assert not client.exists(keys.unacked, keys.unacked_index, keys.message_list(queue, 0))
+    assert len(messages(records, job_id)) == 2
+
+    client.hset(keys.unacked, "tag", f'[{raw}, "", "{queue}"]')
+    assert records.upkeep.put_back(job_id, "tag")  # by a slot that has another job to go on with
+    [priority] = [step for step in (0, 3, 6, 9) if client.exists(keys.message_list(queue, step))]
+    assert 0 < client.ttl(keys.message_list(queue, priority)) <= 3_600
+
+
 def test_what_one_leader_has_seen_the_next_one_knows(
     make_reaper: MakeReaper, records: Records
 ) -> None:
@@ -251,6 +277,22 @@ def test_messages_of_ended_jobs_leave_queues_that_nobody_reads(
         waiting,
     ]
     assert len(left) == 3
+
+
+def test_a_long_queue_is_looked_at_bit_by_bit(
+    hub: Hub, records: Records, make_reaper: MakeReaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_messages, "_MOST", 3)
+    jobs = [hub.app.send_task(TRAIN, [{"command": ["true"], "pool": "nobody"}]) for _ in range(10)]
+    over = {jobs[number].id for number in (0, 5, 9)}
+    for job_id in over:
+        cancel(job_id, app=hub.app)
+    queue = queue_of(records, jobs[0].id)
+    reaper = make_reaper(settled=False)
+    for turn in range(5):
+        reaper.once(1_000.0 * (turn + 1))
+    left = {dead_messages.job_of(text) for text in hub.client.lrange(queue, 0, -1)}
+    assert left == {job.id for job in jobs} - over
 
 
 def test_messages_that_a_worker_took_whose_clock_was_ahead(
