@@ -23,7 +23,7 @@ import redis
 from tasks.errors import KeeperError, LeaseLost
 from tasks.recorded import Adopted
 from tasks.routing import slot_queue
-from worker.lease import local_deadline
+from worker.lease import local_deadline, ttl_for
 from worker.leftovers import Leftovers
 from worker.note import Note, remember
 from worker.parts import NodeParts
@@ -83,7 +83,17 @@ class Heir:
 
     def secure(self) -> Adopted:
         """Hold the lease from now on. Raises LeaseLost, redis.RedisError."""
-        sent, ttl_ms = time.monotonic(), self._parts.settings.lease_ttl_ms
+        return self._hold(self._parts.settings.lease_ttl_ms)
+
+    def leave(self, away: float) -> None:
+        """Nobody comes for it, for ``away`` seconds: let it go on for so long. After `stop`."""
+        try:
+            self._hold(ttl_for(away))
+        except (LeaseLost, redis.RedisError) as error:
+            log.warning("heir.left_briefly job=%s error=%s", self.job_id, error)
+
+    def _hold(self, ttl_ms: int) -> Adopted:
+        sent = time.monotonic()
         # taken over a second time it is only renewed
         self.adopted = self._parts.records.leases.adopt(
             self.note.lease, ttl_ms, former=self.note.former
@@ -185,11 +195,13 @@ class Heirs:
         """It cannot go on. Never raises."""
         self._leftovers.end(heir.directory, heir.note, heir.handle)
 
-    def close(self) -> None:
-        """Leave them all to the next child."""
+    def close(self, away: float | None) -> None:
+        """Leave them all to the next child, who comes within ``away`` seconds; None: at once."""
         while self._heirs:
             heir = self.take(next(iter(self._heirs)))
             if heir is not None:
+                if away is not None:
+                    heir.leave(away)
                 heir.handle.detach()
 
     def _keep(self, directory: Path, note: Note, handle: Handle) -> None:

@@ -18,7 +18,7 @@ from tasks.seals import Sealer
 from worker.attempt import Attempt
 from worker.execs import Execs
 from worker.heirs import Heir
-from worker.lease import Renewal, local_deadline
+from worker.lease import Renewal, local_deadline, ttl_for
 from worker.outcome import Ended
 from worker.parts import NodeParts
 from worker.plan import AttemptId
@@ -133,14 +133,15 @@ class Holding:
             attempt.end(*self.early)
 
     def outlast(self, away: float) -> float:
-        """Stop here, and hold the lease for ``away`` seconds more; until when it surely holds then.
+        """Stop here, and hold the lease for ``away`` seconds more at least; until when it surely
+        holds then (time.monotonic()).
 
         Raises LeaseLost, redis.RedisError.
         """
         self._handle = None  # and nothing begins beside it
         self._renewal.stop()
         self.publisher.close()  # what it could not send is still with the keeper
-        sent, ttl_ms = time.monotonic(), round(away * 1000)
+        sent, ttl_ms = time.monotonic(), ttl_for(away)
         self._parts.records.leases.renew(self._lease, ttl_ms)
         return local_deadline(sent, ttl_ms)
 

@@ -7,6 +7,7 @@ keeper's local deadline stands, so a node that Redis has given up on stops its j
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,11 @@ _FIRST_S = 1.0
 def local_deadline(sent: float, ttl_ms: int) -> float:
     """Until when a lease that was asked for at ``sent`` surely holds (time.monotonic())."""
     return sent + ttl_ms / 1000 * (1 - _MARGIN)
+
+
+def ttl_for(seconds: float) -> int:
+    """The TTL, in ms, of a lease that surely holds for ``seconds``: see `local_deadline`."""
+    return math.ceil(seconds * 1000 / (1 - _MARGIN))
 
 
 class LeaseListener(Protocol):

@@ -116,10 +116,11 @@ class Run:
     def leave(self, away: float) -> bool:
         """The node stops for a while: the attempt goes on without this supervisor, for ``away``
         seconds. False: there is none yet."""
-        if self._watching is None:
+        if self._watching is None and self._heir is None:
             return False
         self._away = away
-        self._watching.attempt.leave()
+        if self._watching is not None:  # else `_watch` comes to it
+            self._watching.attempt.leave()
         return True
 
     # the steps
@@ -241,6 +242,8 @@ class Run:
             heir=self._heir,
         )
         self._execs.mask = self._watching.mask
+        if self._away:  # it was to be left before anybody watched it
+            self._watching.attempt.leave()
         return self._watching.watch()
 
     def _saved(self) -> None:

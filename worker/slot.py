@@ -298,7 +298,7 @@ class SlotProcess:
     def leave_child(self) -> None:
         """The pool's child ends; attempts that run go on."""
         executor.bind(None)
-        self._heirs.close()
+        self._heirs.close(slot_records.leaving(self._paths, self.name))
         self._bound.close()
         self._orders.close()
         self._crew.close()

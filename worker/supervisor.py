@@ -87,7 +87,7 @@ class Supervisor:
         self._run = Run(self._parts, delivery, claim, sent, self.until_redis_answers, heir)
         try:
             if self._stopping.is_set():
-                self._run.shutdown()
+                self._stop(self._run)
             return self._run.to_its_end()
         except BrokenRecord as error:
             return self._bury(delivery, error)
@@ -116,8 +116,13 @@ class Supervisor:
     def shutdown(self) -> None:
         """Stop the attempt at hand and hand its job back, or leave it to the next supervisor."""
         self._stopping.set()
-        run, away = self._run, self._leaving()
-        if run is not None and (away is None or not run.leave(away)):
+        run = self._run
+        if run is not None:
+            self._stop(run)
+
+    def _stop(self, run: Run) -> None:
+        away = self._leaving()
+        if away is None or not run.leave(away):
             run.shutdown()
 
     def _heir_of(self, delivery: Delivery) -> Heir | None:
