@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -42,6 +42,19 @@ def reserve(fd: int, size: int) -> None:
         pytest.skip(f"this file system reserves nothing: {os.strerror(ctypes.get_errno())}")
 
 
+def grown(directory: Path, size: int) -> Path:
+    """A new directory that takes more than ``size`` bytes, and has nothing in it any more."""
+    directory.mkdir(exist_ok=True)
+    names = [directory / f"{number:0>250}" for number in range(size // 200)]
+    for name in names:
+        name.touch()
+    for name in names:
+        name.unlink()
+    if directory.stat().st_blocks * 512 <= size:
+        pytest.skip("this file system takes back what an empty directory had")
+    return directory
+
+
 @contextmanager
 def nameless(place: Path, size: int) -> Iterator[IO[bytes]]:
     """An open file that has no name any more."""
@@ -52,10 +65,16 @@ def nameless(place: Path, size: int) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def running(source: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    source: str, *argv: str, pass_fds: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """A Python program that says "up", and ends when nobody writes to it any more."""
-    command = [sys.executable, "-S", "-c", source, *argv]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", source, *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=pass_fds,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         yield process

@@ -31,6 +31,10 @@ _UNSURE_FOR = 6
 """Rounds, one after the other, in which something may be closed to all, or lie on storage that has
 a fault, be it another each time."""
 _DELETED = " (deleted)"
+_EMPTY = 4096
+"""What a directory takes that never had much in it."""
+_PLACES = ("cwd", "root")
+"""Directories that a thread is in, be they removed or not."""
 _INTO = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESRCH})
 _DENIED = frozenset({errno.EACCES, errno.EPERM})
@@ -80,7 +84,7 @@ class Disk:
                     entry = next(entries, None)
                     if entry is not None:
                         leads_on = entry.is_dir(follow_symlinks=False)
-                        size = 0 if leads_on else taken(entry.stat(follow_symlinks=False))
+                        size = taken(entry.stat(follow_symlinks=False))
                 except OSError as error:
                     wrong = error
                 if wrong is not None:
@@ -103,16 +107,21 @@ class Disk:
         if len(open_now) == _DEEPEST:
             yield True
             return
-        fd, wrong = -1, None
+        fd, grown, wrong = -1, 0, None
         try:
             fd = os.open(name, _INTO, dir_fd=within)
             open_now.append((fd, os.scandir(fd)))
             if within is None:
-                self._devices.add(os.fstat(fd).st_dev)
+                found = os.fstat(fd)
+                self._devices.add(found.st_dev)
+                grown = max(0, taken(found) - _EMPTY)  # that it is there is none of the job's doing
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
             wrong = error
+        self._size += grown
+        if self._size > self._most:
+            yield True
         if wrong is not None:
             yield from self._unmeasured(wrong)
 
@@ -165,10 +174,9 @@ class Disk:
             closed = error.errno in _DENIED
         for task in tasks:
             yield from self._look()
-            if last and prctl.share_files(last, int(task)):
-                continue
+            shares = bool(last and prctl.share_files(last, int(task)))
             try:
-                for found in _open_files(f"/proc/{pid}/task/{task}/fd"):
+                for found in _held(f"/proc/{pid}/task/{task}", files=not shares):
                     yield from self._look()
                     if found is None or not self._counts(found):
                         continue
@@ -176,7 +184,7 @@ class Disk:
                     if inode not in seen:
                         seen.add(inode)
                         yield from self._add(taken(found))
-                last = int(task)
+                last = last if shares else int(task)
             except OSError as error:
                 if error.errno in _DENIED and not _over(pid, task):
                     closed = True
@@ -191,15 +199,20 @@ class Disk:
 
     def _counts(self, found: os.stat_result) -> bool:
         """It has no name left, and lies where the attempt's directories do."""
-        return found.st_nlink == 0 and found.st_dev in self._devices and stat.S_ISREG(found.st_mode)
+        kind = stat.S_IFMT(found.st_mode)
+        is_kept = kind in (stat.S_IFREG, stat.S_IFDIR)
+        return found.st_nlink == 0 and found.st_dev in self._devices and is_kept
 
 
 def taken(found: os.stat_result) -> int:
     """What a file takes, in bytes: what it claims, or what it has had reserved beyond its end.
 
     Some file systems reserve as much again for a file that grows: so much is not held against it.
+    A directory takes what it has grown to: some never give that back, however empty it is again.
     """
     reserved = found.st_blocks * 512
+    if stat.S_ISDIR(found.st_mode):
+        return reserved
     return reserved if reserved > 2 * found.st_size else found.st_size
 
 
@@ -211,14 +224,15 @@ def _over(pid: int, task: str) -> bool:
     return entry is None or entry.dead or entry.ends
 
 
-def _open_files(directory: str) -> Iterator[os.stat_result | None]:
-    """One for each descriptor: None, unless its file may have no name. Raises OSError: they cannot
-    be seen.
+def _held(task: str, *, files: bool) -> Iterator[os.stat_result | None]:
+    """One for each directory that a thread is in, and, with ``files``, for each descriptor: None,
+    unless it may have no name. Raises OSError: they cannot be seen.
 
     What has a name is not asked for more: its file system may be one that does not answer.
     """
-    for name in os.listdir(directory):
-        path = f"{directory}/{name}"
+    names = [f"fd/{one}" for one in os.listdir(f"{task}/fd")] if files else []
+    for name in (*_PLACES, *names):
+        path = f"{task}/{name}"
         found = None
         try:
             if _may_be_nameless(path):

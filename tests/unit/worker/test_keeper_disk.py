@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.hidden_files import as_another_user, faulty, nameless, reserve, running
+from tests.support.hidden_files import as_another_user, faulty, grown, nameless, reserve, running
 from worker.keeper import disk, prctl, procfs
 from worker.keeper.disk import Disk
 
@@ -54,7 +54,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="runs processes as anothe
 class TestNamed:
     def test_counts_files_below(self, place: Path) -> None:
         (place / "a" / "b").mkdir(parents=True)
-        (place / "a" / "b" / "big").write_bytes(bytes(_MIB))
+        directories = sum(one.stat().st_blocks * 512 for one in (place / "a", place / "a" / "b"))
+        (place / "a" / "b" / "big").write_bytes(bytes(_MIB - directories))
         assert not too_much(of(place))
         (place / "one").write_bytes(b"x")
         assert too_much(of(place))
@@ -94,6 +95,16 @@ class TestNamed:
             reserve(file.fileno(), 4 * _MIB)
             assert (place / "small").stat().st_size == 0
             assert too_much(of(place))
+
+    def test_a_directory_counts_with_what_it_has_grown_to(self, place: Path) -> None:
+        grown(place / "inside", _MIB)
+        assert too_much(of(place))
+
+    def test_so_does_the_one_that_it_was_given(self, place: Path) -> None:
+        (place / "full").write_bytes(bytes(_MIB))
+        assert not too_much(of(place)), "it takes a block of its own, which is none of the job's"
+        (place / "full").unlink()
+        assert too_much(of(grown(place, _MIB)))
 
     def test_a_sparse_file_counts_with_what_it_claims(self, place: Path) -> None:
         with (place / "sparse").open("wb") as file:
@@ -175,6 +186,20 @@ class TestNameless:
             assert not too_much(of(place))
             assert too_much(of(place), os.getpid())
         assert not too_much(of(place), os.getpid())
+
+    def test_a_directory_that_is_open_or_that_somebody_is_in(self, place: Path) -> None:
+        fd = os.open(grown(place / "left", _MIB), os.O_RDONLY)
+        (place / "left").rmdir()
+        assert too_much(of(place), os.getpid())
+        source = (
+            "import os, sys; os.fchdir(int(sys.argv[1])); os.close(int(sys.argv[1]))\n"
+            "print('up', flush=True); sys.stdin.read()"
+        )
+        with running(source, str(fd), pass_fds=(fd,)) as job:
+            os.close(fd)
+            assert not too_much(of(place), os.getpid())
+            assert too_much(of(place), job.pid)
+        assert not too_much(of(place))
 
     def test_adds_up_with_what_has_a_name_and_counts_once(self, place: Path) -> None:
         (place / "named").write_bytes(bytes(_MIB // 2))
