@@ -34,10 +34,11 @@ class Role(StrEnum):
 
 
 # Beside @admin and @dangerous (flush, config, keys, debug, shutdown, …): what would tell of others'
-# names, wait in others' stead or run for long.
+# names, as the invalidations of a tracked client do, wait in others' stead or run for long.
 _COMMANDS: Final = (
     "+@all -@admin -@dangerous -scan -randomkey -dbsize -swapdb -move -copy -object -function "
-    "-fcall -script +script|load +script|exists -pubsub -acl +acl|whoami -wait -sort_ro"
+    "-fcall -script +script|load +script|exists -pubsub -acl +acl|whoami -wait -sort_ro "
+    "-client|tracking -client|caching"
 )
 _RECORDS: Final = (
     "job:* history:* tail:* state:* user:* live waiting:* queues leases delayed expiring untold "
