@@ -88,6 +88,28 @@ def test_the_pages_have_every_variable_of_the_hub() -> None:
     assert {name for name in variables if f"`{name}`" not in page} == set()
 
 
+def prose(page: Path) -> str:
+    """A page without its code."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a part of the page may say after '#'."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), Path("examples/README.md"), *PAGES], ids=str)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    here = ROOT / page
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", prose(here)):
+        name, _, part = link.partition("#")
+        there = here.parent / name if name else here
+        assert there.exists(), link
+        assert not part or part in anchors(there), link
+
+
 @pytest.mark.parametrize("page", [Path("README.md"), Path("examples/README.md"), *PAGES], ids=str)
 def test_the_jobs_that_pages_submit_are_there(page: Path) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
