@@ -1,7 +1,8 @@
 """Which jobs have checkpoints in a store, and which snapshot of them is the newest whole one.
 
 The snapshot stands in the job's record, so that it is written under the attempt's fence only, and
-a store that somebody has tampered with cannot name another.
+a store that somebody has tampered with cannot name another. Whoever may write the record can name
+another one of the same binding: where in the store it is looked for, the node says.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Sent:
     """Of its list of files."""
     fence: int
     """Of the attempt that sent it."""
+    bound: str = ""
+    """The name of its binding (`worker.binding`), and of its place in the job's folder; '': an
+    earlier version wrote this."""
 
 
 class SentCheckpoints:
@@ -49,6 +53,8 @@ class SentCheckpoints:
     def whole(self, lease: Lease, sent: Sent) -> None:
         """A snapshot is there, whole. Raises LeaseLost, RecordGone."""
         said = {"store": sent.store, "sha256": sent.sha256, "fence": sent.fence}
+        if sent.bound:
+            said["bound"] = sent.bound
         self._write(lease, sent.store, json.dumps(said))
 
     def of(self, job_id: str) -> Sent | None:
@@ -57,7 +63,10 @@ class SentCheckpoints:
         try:
             said = json.loads(found or "{}")
             return Sent(
-                store=str(said["store"]), sha256=str(said["sha256"]), fence=int(said["fence"])
+                store=str(said["store"]),
+                sha256=str(said["sha256"]),
+                fence=int(said["fence"]),
+                bound=str(said.get("bound", "")),
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None

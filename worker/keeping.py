@@ -20,6 +20,7 @@ from tasks.errors import LeaseLost, RecordGone, UnknownJob
 from tasks.record import Records
 from tasks.recorded import Lease
 from tasks.sent import Sent, SentCheckpoints
+from worker.binding import UNBOUND, Binding
 from worker.checkpoints import Checkpoints, Mark
 from worker.crew import one_off
 from worker.resuming import Resuming
@@ -47,22 +48,18 @@ class Keeping:
         records: Records,
         lease: Lease,
         policy: Policy,
+        bound: str = UNBOUND,
     ) -> None:
+        """``bound``: to what the checkpoints of an attempt that runs already are; see `bring`."""
         self._store = store
         self._index = index
         self._checkpoints = checkpoints
         self._records = records
         self._lease = lease
+        self._policy = policy
         self._every = policy.checkpoints_every
         self._waiting = Waiting(stall=policy.stall, check=self._check)
-        self._staging = checkpoints.paths.job(lease.job_id) / "copying"
-        self._camera = Camera(
-            checkpoints.of(lease.job_id),
-            self._staging,
-            most_bytes=policy.output_bytes,
-            keep_free=policy.keep_free,
-            check=self._check,
-        )
+        self._bind(bound)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._due = False
@@ -78,13 +75,16 @@ class Keeping:
 
     def bring(
         self,
+        binding: Binding,
         sure: Callable[[Callable[[], Any]], Any],
         lasts: Callable[[], None],
         check: Callable[[], None],
-    ) -> None:
-        """What an earlier attempt has sent: see `Resuming.bring`."""
+    ) -> bool:
+        """What an earlier attempt has sent: see `Resuming.bring`. From here on it is what
+        ``binding`` has that is sent."""
+        self._bind(binding.name)
         resuming = Resuming(self._store, self._index, self._checkpoints)
-        resuming.bring(self._lease, sure=sure, lasts=lasts, check=check)
+        return resuming.bring(self._lease, binding, sure=sure, lasts=lasts, check=check)
 
     def saved(self) -> None:
         """The job reports a checkpoint."""
@@ -125,6 +125,18 @@ class Keeping:
             return
         if mine:
             one_off(self._remove, "keeping-removes")
+
+    def _bind(self, bound: str) -> None:
+        job_id, policy = self._lease.job_id, self._policy
+        self._bound = bound
+        self._staging = self._checkpoints.paths.job(job_id) / f"copying-{bound}"
+        self._camera = Camera(
+            self._checkpoints.of(job_id, bound),
+            self._staging,
+            most_bytes=policy.output_bytes,
+            keep_free=policy.keep_free,
+            check=self._check,
+        )
 
     # the thread
 
@@ -167,25 +179,27 @@ class Keeping:
         return True
 
     def _copy_and_send(self) -> None:
-        job_id = self._lease.job_id
+        job_id, bound = self._lease.job_id, self._bound
         began = time.monotonic()
         if not self._begun:
             self._index.begin(self._lease, self._store.id)
-            self._old = set(self._checkpoints.mark(job_id).names)
+            self._old = set(self._checkpoints.mark(job_id, bound).names)
             self._begun = True
         snapshot = self._camera.take(self._there)
         if snapshot is None or snapshot.names == self._newest:
             return
         # before the first one of its own it does not know what the newest one there consists of
         old = self._old - self._newest - snapshot.names if self._newest else set()
-        self._store.send(job_id, self._staging, snapshot, old, self._waiting)
+        self._store.send(job_id, bound, self._staging, snapshot, old, self._waiting)
         self._there = (self._there | snapshot.names) - old
         self._old = (self._old | snapshot.names) - old
-        sent = Sent(store=self._store.id, sha256=snapshot.listing, fence=self._lease.fence)
+        sent = Sent(
+            store=self._store.id, sha256=snapshot.listing, fence=self._lease.fence, bound=bound
+        )
         self._index.whole(self._lease, sent)
         self._newest = snapshot.names
         mark = Mark(fence=self._lease.fence, names=frozenset(self._old))
-        self._checkpoints.write_mark(job_id, mark)
+        self._checkpoints.write_mark(job_id, bound, mark)
         log.info(
             "checkpoint.sent attempt=%s files=%d bytes=%d fresh=%d left_out=%d seconds=%.1f",
             self._attempt,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks.recorded import Lease
+from worker.binding import UNBOUND, is_binding
 
 _FILE: Final = "lease.json"
 _VERSION: Final = 2
@@ -28,6 +29,9 @@ class Note:
     began: float | None = None
     """time.monotonic() at its start; None: an older version wrote this, and not enough of it."""
     output: Path | None = None
+    bound: str = UNBOUND
+    """To what its checkpoints are (`Binding.name`); ``UNBOUND``: a version before bindings began
+    it."""
     devices: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     """How it is run, for the result."""
@@ -56,6 +60,7 @@ def remember(directory: Path, note: Note) -> None:
         "former": note.former,
         "began": note.began,
         "output": None if note.output is None else str(note.output),
+        "bound": note.bound,
         "devices": note.devices,
         "about": note.about,
         "started": note.started,
@@ -72,11 +77,15 @@ def recall(directory: Path) -> Note | None:
         lease = Lease(job_id=said["job_id"], owner=said["owner"], fence=said["fence"])
         if said.get("v", 1) != _VERSION:
             return Note(lease=lease)
+        bound = said.get("bound", UNBOUND)
+        if bound != UNBOUND and not is_binding(bound):
+            return Note(lease=lease)
         return Note(
             lease=lease,
             former=tuple(said["former"]),
             began=said["began"],
             output=None if said["output"] is None else Path(said["output"]),
+            bound=bound,
             devices=tuple(said["devices"]),
             about=said["about"],
             started=said["started"],

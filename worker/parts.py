@@ -88,15 +88,16 @@ class NodeParts:
         """Where those of jobs lie."""
         return Checkpoints(paths=self.paths, shared=self.config.storage.shared_checkpoints)
 
-    def keeping(self, lease: Lease) -> Keeping | None:
-        """What sends the checkpoints of an attempt to the store; None: there is none."""
+    def keeping(self, lease: Lease, bound: str) -> Keeping | None:
+        """What sends the checkpoints of an attempt to the store; None: there is none. ``bound``:
+        see `Keeping`."""
         url = self.config.storage.checkpoint_store
         if url is None:
             return None
         policy = Policy.of(self.config)
         store = SavedCheckpoints(policy, url)
         index = SentCheckpoints(self.records.client, self.records.keys)
-        return Keeping(store, index, self.checkpoints, self.records, lease, policy)
+        return Keeping(store, index, self.checkpoints, self.records, lease, policy, bound)
 
     def sealer(self, claim: Claimed) -> Sealer | None:
         """Signs the events of this attempt; None where the node signs none."""

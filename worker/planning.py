@@ -19,6 +19,7 @@ from tasks.recorded import Claimed
 from tasks.state import FailureReason
 from worker.admission import Admitted, HandBack, Refused, admit
 from worker.audited import Audited
+from worker.binding import UNBOUND, Binding
 from worker.devices.pool import HeldGrant
 from worker.granting import grant as grant_slot
 from worker.keeping import Keeping
@@ -34,6 +35,10 @@ from worker.turned_away import TurnedAway
 log = logging.getLogger(__name__)
 
 _TELL_OF_A_PULL_S: Final = 5.0
+_ANOTHERS: Final = (
+    "checkpoints of another configuration of this job, or of another signer, are there: they are "
+    "not used"
+)
 
 
 class Planning:
@@ -69,6 +74,8 @@ class Planning:
         self.admitted: Admitted | None = None
         self.launcher: Launcher | None = None
         self.picked = Picked()
+        self.bound = UNBOUND
+        """`Binding.name` of its checkpoints."""
 
     def plan(self, job: JobConfig) -> LaunchPlan:
         """All of it. Raises TurnedAway, RuntimeUnavailable, and what ``check`` raises."""
@@ -111,8 +118,8 @@ class Planning:
         self._check()
         provided = self._supplies.get(job)
         self._check()
-        if self._keeping is not None:
-            self._keeping.bring(self._sure, self._lasts, self._check)
+        signer = "" if standing.key is None else standing.key.key_id
+        self._go_on_from(Binding.of(job, signer))
         self._held = grant_slot(parts, self._id, job)
         grant = self._held.grant
         asked = Asked(
@@ -122,13 +129,25 @@ class Planning:
             # whoever holds the grant keeps what was fetched in the cache, too
             grant=replace(grant, via=parts.place.via, fds=(*grant.fds, *provided.fds)),
             limits=decision.limits,
-            checkpoints=parts.checkpoints.of(self._id.job_id),
+            checkpoints=parts.checkpoints.of(self._id.job_id, self.bound),
             data=provided.data_path,
             code=provided.code,
             secrets=self._secret_files(secrets),
             network=self._network(job, decision.mode),
         )
         return launcher.plan(asked, self.picked)
+
+    def _go_on_from(self, binding: Binding) -> None:
+        """Have here what it may go on from, and say so where there is more."""
+        job_id, self.bound = self._id.job_id, binding.name
+        anothers = self._parts.checkpoints.begin(job_id, binding)
+        if self._keeping is not None:
+            sent = self._keeping.bring(binding, self._sure, self._lasts, self._check)
+            anothers = anothers or sent
+        if anothers:
+            log.warning("checkpoint.anothers attempt=%s signed=%s", self._id, binding.signed)
+            notes = (self.picked.note, _ANOTHERS)
+            self.picked = replace(self.picked, note="; ".join(filter(None, notes)))
 
     def _standing(self, job: JobConfig) -> Standing:
         """Whose job it is. Its signature's nonce is used for it here."""

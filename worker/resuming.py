@@ -1,7 +1,7 @@
 """Brings an attempt the checkpoints that an earlier one on another node has sent to the store.
 
-What cannot be brought, or is not what was sent, is not used: the job begins with what this node
-has, or anew. Nothing of this can fail an attempt.
+What cannot be brought, is not what was sent or is bound to another job (`worker.binding`) is not
+used: the job begins with what this node has, or anew. Nothing of this can fail an attempt.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from tasks.recorded import Lease
 from tasks.sent import Sent, SentCheckpoints
+from worker.binding import Binding
 from worker.checkpoints import Checkpoints, Mark
 from worker.store.refusals import DataUnavailable, StoreError
 from worker.store.saved import SavedCheckpoints
@@ -41,62 +43,68 @@ class Resuming:
     def bring(
         self,
         lease: Lease,
+        binding: Binding,
         *,
         sure: Callable[[Callable[[], Any]], Any],
         lasts: Callable[[], None],
         check: Callable[[], None],
     ) -> bool:
-        """Whether there was something newer than this node has, and it is here now.
+        """Whether what is there is another's, and is left alone.
 
         ``sure``: asks Redis until it answers. ``lasts``: called before what takes time.
         ``check``: called all the while; raises to end it.
         """
-        job_id = lease.job_id
-        mark = self._checkpoints.mark(job_id)
+        job_id, bound = lease.job_id, binding.name
+        mark = self._checkpoints.mark(job_id, bound)
         sent: Sent | None = sure(lambda: self._index.of(job_id))
-        brought = False
+        anothers = sent is not None and not binding.takes(sent.bound)
         # what the same attempt left here is as new as what it sent, or newer
-        if sent is not None and (sent.fence > mark.fence or not self._checkpoints.has_any(job_id)):
+        if (
+            sent is not None
+            and not anothers
+            and (sent.fence > mark.fence or not self._checkpoints.has_any(job_id, bound))
+        ):
             if sent.store == self._store.id:
                 lasts()
-                brought = self._bring(job_id, sent, Waiting(stall=self._store.stall, check=check))
+                waiting = Waiting(stall=self._store.stall, check=check)
+                self._bring(job_id, bound, sent, waiting)
             else:
                 log.warning("checkpoint.in_another_store job=%s", job_id)
         try:
-            self._checkpoints.write_mark(job_id, Mark(fence=lease.fence, names=mark.names))
+            self._checkpoints.write_mark(job_id, bound, Mark(fence=lease.fence, names=mark.names))
         except OSError as error:
             log.warning("checkpoint.unmarked job=%s error=%s", job_id, error)
-        return brought
+        return anothers
 
-    def _bring(self, job_id: str, sent: Sent, waiting: Waiting) -> bool:
-        into = self._checkpoints.paths.job(job_id) / "bringing"
+    def _bring(self, job_id: str, bound: str, sent: Sent, waiting: Waiting) -> None:
+        # its own: an attempt that has lost the job may be at the same here
+        into = self._checkpoints.paths.job(job_id) / f"bringing-{bound}"
         for wait in (*_AGAIN_S, None):
             try:
-                size = self._store.bring(job_id, sent.sha256, into, waiting)
-                self._put_in_place(job_id)
+                size = self._store.bring(job_id, sent.bound, sent.sha256, into, waiting)
+                self._put_in_place(into, self._checkpoints.of(job_id, bound))
             except DataUnavailable as error:
                 log.warning("checkpoint.unbrought job=%s error=%s", job_id, error)
                 if wait is not None:
                     _pause(wait, waiting)
             except StoreError as error:  # damaged, or too large for this node
                 log.error("checkpoint.unusable job=%s error=%s", job_id, error)
-                return False
+                return
             except OSError as error:
                 log.error("checkpoint.unbrought job=%s error=%s", job_id, error)
-                return False
+                return
             else:
                 log.info("checkpoint.brought job=%s fence=%d bytes=%d", job_id, sent.fence, size)
-                return True
-        return False
+                return
 
-    def _put_in_place(self, job_id: str) -> None:
+    @staticmethod
+    def _put_in_place(brought: Path, here: Path) -> None:
         """Instead of what is older here."""
-        place, here = self._checkpoints.paths.job(job_id), self._checkpoints.of(job_id)
-        old = place / "older"
+        old = brought.with_name(brought.name.replace("bringing", "older", 1))
         shutil.rmtree(old, ignore_errors=True)
         if here.exists():
             here.rename(old)
-        (place / "bringing").rename(here)
+        brought.rename(here)
         shutil.rmtree(old, ignore_errors=True)
 
 

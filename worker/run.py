@@ -25,6 +25,7 @@ from tasks.recorded import Claimed
 from tasks.state import FailureReason, JobState
 from worker.attempt import Left
 from worker.audited import Audited
+from worker.binding import UNBOUND
 from worker.ending import Ending
 from worker.execs import Execs
 from worker.heirs import Heir
@@ -96,7 +97,7 @@ class Run:
             sealer=sealer,
         )
         self._supplies = Supplies(parts.config, self._id, self._publisher, holding.check)
-        self._keeping = parts.keeping(claim.lease)
+        self._keeping = parts.keeping(claim.lease, UNBOUND if heir is None else heir.note.bound)
         self._planning = Planning(
             parts,
             claim,
@@ -204,6 +205,7 @@ class Run:
             lease=self._claim.lease,
             began=began,
             output=plan.output,
+            bound=planned.bound,
             devices=plan.grant.devices,
             about=planned.how(),
             started={

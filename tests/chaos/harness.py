@@ -27,6 +27,7 @@ from tests.chaos.producer import Producer
 from tests.chaos.report import Report
 from tests.chaos.schedule import End, Job, Kind
 from tests.support import contained, engine
+from tests.support.checkpoints import place_of
 from tests.support.dockerd import Dockerd
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
@@ -191,7 +192,7 @@ class Chaos:
                 guard.touch()
                 guard.chmod(0o666)
             for host in self._hosts:
-                place = host.node.paths.job(job) / "checkpoints"
+                place = place_of(producer.config(job), host.node.paths)
                 for file, name in ((self._log / LOG, LOG), (guard, GUARD)):
                     try:
                         place.mkdir(parents=True, exist_ok=True)

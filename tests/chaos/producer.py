@@ -138,6 +138,10 @@ class Producer:
             TRAIN, args=[self._config(job)], task_id=job.id, immutable=True, app=self._app
         )
 
+    def config(self, job_id: str) -> dict[str, Any]:
+        """What is submitted under this id."""
+        return self._config(self._jobs[job_id])
+
     def _config(self, job: Job) -> dict[str, Any]:
         code = "1" if job.meant is End.FAILED else "0"
         if self._containers:  # the log is where these see it too: with the job's checkpoints

@@ -37,7 +37,8 @@ def storing(place: Path) -> dict[str, Any]:
 
 def epochs_in(store: Path, job_id: str, listing: str) -> int:
     """How many epochs the newest checkpoint of a snapshot has."""
-    files = json.loads((store / "_checkpoints" / job_id / listing).read_text())
+    [place] = (store / "_checkpoints" / job_id).iterdir()  # of its one binding
+    files = json.loads((place / listing).read_text())
     names = [name for name, _, _ in files if name.endswith(".safetensors")]
     return max(int(name.removeprefix("epoch-").split("-")[0].split(".")[0]) for name in names)
 

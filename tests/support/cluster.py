@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from celery.result import AsyncResult
@@ -17,6 +18,7 @@ from tasks.publishing import TRAIN, JobCelery
 from tasks.recorded import JobRecord
 from tasks.settings import Settings
 from tasks.state import JobState
+from tests.support.checkpoints import place_of
 from tests.support.live_node import LiveNode
 from tests.support.waiting import wait_until
 
@@ -71,6 +73,10 @@ class Cluster:
 
     def record(self, job: AsyncResult) -> JobRecord:
         return self.app.records.get(job.id)
+
+    def checkpoints(self, job: AsyncResult, shared: Path | None = None, signer: str = "") -> Path:
+        """Where this node, or what it shares, has those of the job as it was submitted."""
+        return place_of(self.record(job).spec, self.node.paths, shared, signer)
 
     def wait_state(self, job: AsyncResult, *states: JobState, timeout: float = 30.0) -> JobRecord:
         """The record, once the job is in one of ``states`` (default: a terminal one)."""

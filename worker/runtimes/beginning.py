@@ -28,9 +28,11 @@ def beginning(
 ) -> Iterator[int]:
     """``directories`` are there, and so are the secrets; yields the lock, for the keeper.
 
-    After an error nothing that was made here is left. ``owner``: uid and gid of the job's user.
-    Raises OSError; RuntimeUnavailable: another keeper has the attempt; StartUncertain: what may
-    have started could not be ended.
+    Output and scratch are new: an attempt of the same name, whose record somebody has set back or
+    Redis has lost, may have left some. After an error nothing that was made here is left.
+
+    ``owner``: uid and gid of the job's user. Raises OSError; RuntimeUnavailable: another keeper has
+    the attempt; StartUncertain: what may have started could not be ended.
     """
     made: list[Path] = []
     guard = -1
@@ -39,6 +41,10 @@ def beginning(
             if _make(directory):
                 made.append(directory)
         guard = _guard(plan)
+        for directory in directories:
+            if directory in (plan.output, plan.scratch) and directory not in made:
+                _make_anew(directory)
+                made.append(directory)
         if plan.secrets is not None:
             secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, owner)
         yield guard
@@ -69,6 +75,13 @@ def _guard(plan: LaunchPlan) -> int:
     if guard is None:
         raise RuntimeUnavailable(f"another keeper looks after {plan.state}")
     return guard
+
+
+def _make_anew(directory: Path) -> None:
+    """Raises OSError: what is there cannot be removed."""
+    remove_tree(directory)
+    if not _make(directory):
+        raise FileExistsError(f"{directory}: what was left there cannot be removed")
 
 
 def _make(directory: Path) -> bool:

@@ -1,8 +1,9 @@
 """Copies of checkpoints in a store: sent, brought back, removed.
 
-Beneath the store's URL each job has a folder, and in it each file the name of its content's
-SHA-256; a list of files, named in the same way, makes a snapshot of them. So what two snapshots
-have in common is sent once, and nothing that is there is ever written over.
+Beneath the store's URL each job has a folder, in it each binding (`worker.binding`) another, and in
+that each file the name of its content's SHA-256; a list of files, named in the same way, makes a
+snapshot of them. So what two snapshots have in common is sent once, and nothing that is there is
+ever written over. Versions before bindings had the files in the job's folder itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tasks.job import is_job_id
+from worker.binding import UNBOUND, is_binding
 from worker.store.disk import free_bytes
 from worker.store.policy import Policy
 from worker.store.refusals import DataRefused, NoRoom
@@ -37,14 +39,20 @@ class SavedCheckpoints:
         """Seconds that a transfer may stand still."""
 
     def send(
-        self, job_id: str, staging: Path, snapshot: Snapshot, old: Collection[str], waiting: Waiting
+        self,
+        job_id: str,
+        bound: str,
+        staging: Path,
+        snapshot: Snapshot,
+        old: Collection[str],
+        waiting: Waiting,
     ) -> None:
         """Put what is fresh there, each file read back and compared; then remove the ``old``.
 
         Raises DataUnavailable, DataRefused, and what ``waiting.check`` raises.
         """
         request = {
-            **self._request("upload", job_id),
+            **self._request("upload", job_id, bound),
             "from": str(staging),
             "files": [[one.name, one.size, one.sha256] for one in snapshot.fresh],
             "by_content": True,
@@ -52,7 +60,7 @@ class SavedCheckpoints:
         }
         send(request, lambda asked: {}, waiting)
 
-    def bring(self, job_id: str, listing: str, into: Path, waiting: Waiting) -> int:
+    def bring(self, job_id: str, bound: str, listing: str, into: Path, waiting: Waiting) -> int:
         """Make ``into`` anew with the snapshot's files, each compared; returns their bytes.
 
         Raises DataUnavailable, DataRefused (it is not what was sent), NoRoom, and what
@@ -63,7 +71,7 @@ class SavedCheckpoints:
         policy = self._policy
         room = max(0, free_bytes(into) - policy.keep_free)
         request = {
-            **self._request("bring", job_id),
+            **self._request("bring", job_id, bound),
             "listing": listing,
             "into": str(into),
             "most_bytes": min(room, policy.output_bytes or room),
@@ -81,14 +89,16 @@ class SavedCheckpoints:
         """All that the job has there. Raises DataUnavailable, DataRefused."""
         send(self._request("remove", job_id), lambda asked: {}, waiting)
 
-    def _request(self, errand: str, job_id: str) -> Mapping[str, Any]:
+    def _request(self, errand: str, job_id: str, bound: str = UNBOUND) -> Mapping[str, Any]:
         if not is_job_id(job_id):
             raise DataRefused(f"{job_id[:200]!r} is no job's id")
+        if bound != UNBOUND and not is_binding(bound):
+            raise DataRefused(f"{bound[:200]!r} is no binding")
         scheme = self._url.partition("://")[0]
         return {
             "errand": errand,
             "scheme": scheme,
-            "url": f"{self._url}/{_FOLDER}/{job_id}",
+            "url": f"{self._url}/{_FOLDER}/{job_id}{'/' if bound else ''}{bound}",
             "options": dict(self._policy.options.get(scheme, {})),
             "hosts": list(self._policy.hosts),
         }

@@ -81,7 +81,7 @@ def test_two_sandboxed_jobs_on_two_gpus_see_one_each(
     assert sorted(got.values()) == [uuid(0), uuid(1)], "as it is recorded below the engine"
     for job in jobs:
         contained.cluster.wait_state(job, JobState.RUNNING)
-        (contained.node.paths.job(job.id) / "checkpoints" / "go").touch()
+        (contained.cluster.checkpoints(job) / "go").touch()
     for job in jobs:
         result = job.get(timeout=60)
         assert (result["mode"], list(result["gpus"])) == ("docker", [got[job.id]])

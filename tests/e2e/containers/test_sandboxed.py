@@ -244,7 +244,7 @@ def test_network_is_for_signed_jobs(contained: Contained) -> None:
 
 def _let_go(contained: Contained, job: Any) -> None:
     """The checkpoints' directory is the node's and the job's: the host writes into it."""
-    (contained.node.paths.job(job.id) / "checkpoints" / "go").touch()
+    (contained.cluster.checkpoints(job) / "go").touch()
 
 
 def _cancel(contained: Contained, job: Any) -> None:

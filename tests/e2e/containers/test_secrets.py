@@ -161,7 +161,7 @@ def test_the_engine_and_the_processes_tell_nothing(node: Contained) -> None:
     # whoever reads it after its first reader was killed masks it, too
     os.kill(node.node.pool_child(), signal.SIGKILL)
     node.cluster.wait_adopted(job)
-    (node.node.paths.job(job.id) / "checkpoints" / "go").touch()
+    (node.cluster.checkpoints(job, signer=ALICE.public.key_id) / "go").touch()
     job.get(timeout=60)
     assert "still ***" in node.cluster.logged(job)
 

@@ -20,6 +20,7 @@ from tasks.state import JobState
 from tests.e2e.containers.traced import Traced
 from tests.e2e.test_adoption import TALKS, Talker, check_whole
 from tests.support import engine
+from tests.support.checkpoints import place_of
 from tests.support.contained import Contained
 from tests.support.redis_server import RedisServer
 from tests.support.twenty import not_there, reset_connections
@@ -110,9 +111,10 @@ class Inside(Talker):
 
     def config(self) -> dict[str, object]:
         job_id = f"job-{uuid.uuid4().hex[:12]}"
-        self.go = self.cluster.node.paths.job(job_id) / "checkpoints" / "go"
         program = ["python3", "-c", TALKS, "/job/checkpoints/go", str(self.every), "0"]
-        return {"command": program, "job_id": job_id}
+        config = {"command": program, "job_id": job_id}
+        self.go = place_of(config, self.cluster.node.paths) / "go"
+        return config
 
 
 def test_5_its_stream_has_no_gap_and_nothing_twice(steady: Contained, tmp_path: Path) -> None:

@@ -46,8 +46,7 @@ class Traced:
     ) -> None:
         self._node = node
         self.job: AsyncResult = node.cluster.command(_SCRIPT, **config)
-        own = node.node.paths.job(self.job.id) / "checkpoints"
-        self.place = own if shared is None else shared / self.job.id
+        self.place = node.cluster.checkpoints(self.job, shared)
         if begins:
             self.wait_began(1)
 

@@ -125,7 +125,7 @@ def test_podman_dies_under_a_running_node_and_comes_back(
         engine.import_base(own.socket)
         contained = start(socket=own.socket, slots=2, accept_unenforced=["memory"])
         job = contained.cluster.submit(WAITS)
-        place = contained.node.paths.job(job.id) / "checkpoints"
+        place = contained.cluster.checkpoints(job)
         wait_until((place / "began").exists, timeout=60, what="it began")
         contained.cluster.wait_state(job, JobState.RUNNING)
         own.stop(signal.SIGKILL)

@@ -7,11 +7,13 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks.job import JobConfig
 from tasks.record import Records
 from tasks.recorded import Lease
 from tasks.sent import SentCheckpoints
@@ -19,6 +21,7 @@ from tasks.state import JobState
 from tests.conftest import Hub
 from tests.integration.hub.support import claim, finish, run_out, submit
 from tests.support.waiting import wait_until
+from worker.binding import UNBOUND, Binding
 from worker.checkpoints import Checkpoints
 from worker.keeping import Keeping
 from worker.node import services
@@ -46,6 +49,7 @@ class Site:
         self.store = SavedCheckpoints(policy, f"local://{tmp_path}/store")
         self.index = SentCheckpoints(records.client, records.keys)
         self.job = submit(records, max_attempts=9)
+        self.own = Binding.of(JobConfig.parse(records.get(self.job).spec), "")
 
     def checkpoints(self, node: str) -> Checkpoints:
         paths = NodePaths(state_dir=self.tmp_path / node)
@@ -54,7 +58,7 @@ class Site:
         return Checkpoints(paths=paths)
 
     def here(self, node: str) -> Path:
-        return self.checkpoints(node).of(self.job)
+        return self.checkpoints(node).of(self.job, self.own.name)
 
     def attempt(self, node: str) -> tuple[Lease, Keeping]:
         """Another attempt, on ``node``; what went before it has lost its lease."""
@@ -64,13 +68,25 @@ class Site:
         lease = claim(self.records, self.job, node=node)
         return lease, self.keeping(node, lease)
 
-    def keeping(self, node: str, lease: Lease) -> Keeping:
+    def keeping(self, node: str, lease: Lease, bound: str | None = None) -> Keeping:
         return Keeping(
-            self.store, self.index, self.checkpoints(node), self.records, lease, self.policy
+            self.store,
+            self.index,
+            self.checkpoints(node),
+            self.records,
+            lease,
+            self.policy,
+            self.own.name if bound is None else bound,
         )
 
-    def bring(self, keeping: Keeping) -> None:
-        keeping.bring(lambda ask: ask(), lambda: None, lambda: None)
+    def bring(self, keeping: Keeping) -> bool:
+        return keeping.bring(self.own, lambda ask: ask(), lambda: None, lambda: None)
+
+    def swapped(self, **fields: Any) -> None:
+        """From here on the record has another configuration, and may be signed by somebody."""
+        signer = fields.pop("signer", "")
+        config = {**self.records.get(self.job).spec, **fields}
+        self.own = Binding.of(JobConfig.parse(config), signer)
 
     def save(self, node: str, **files: str) -> None:
         self.here(node).mkdir(parents=True, exist_ok=True)
@@ -81,9 +97,12 @@ class Site:
         here = self.here(node)
         return {one.name: one.read_text() for one in here.iterdir()} if here.exists() else {}
 
+    @property
+    def place(self) -> Path:
+        return self.folder / self.job / self.own.name
+
     def stored(self) -> set[str]:
-        place = self.folder / self.job
-        return {one.name for one in place.iterdir()} if place.exists() else set()
+        return {one.name for one in self.place.iterdir()} if self.place.exists() else set()
 
     def sweeps(self, store: SavedCheckpoints | None = None) -> Sweep:
         self.records.client.delete(self.records.keys.checkpoints_swept(self.store.id))
@@ -132,8 +151,8 @@ def test_the_next_attempt_elsewhere_has_what_was_sent(site: Site) -> None:
     site.bring(again)
     assert site.has("node-a") == {"two": "2", "three": "3", "four": "4"}
     assert sorted(one.name for one in (site.here("node-a").parent).iterdir()) == [
-        "checkpoints",
-        "sent.json",
+        f"checkpoints-{site.own.name}",
+        f"sent-{site.own.name}.json",
     ]
 
 
@@ -159,7 +178,7 @@ def test_what_is_not_what_was_sent_is_not_used(site: Site, harm: str) -> None:
     sent = site.index.of(site.job)
     assert sent is not None
     [name] = site.stored() - {sent.sha256}
-    place = site.folder / site.job
+    place = site.place
     match harm:
         case "shorter":
             os.truncate(place / name, 999)
@@ -175,7 +194,76 @@ def test_what_is_not_what_was_sent_is_not_used(site: Site, harm: str) -> None:
     _, other = site.attempt("node-b")
     site.bring(other)
     assert site.has("node-b") == {}
-    assert [one.name for one in site.here("node-b").parent.iterdir()] == ["sent.json"]
+    left = [one.name for one in site.here("node-b").parent.iterdir()]
+    assert left == [f"sent-{site.own.name}.json"]
+
+
+ALICE = "a" * 32
+"""The id of a key."""
+
+
+def test_what_another_attempt_of_the_same_id_sent_is_not_brought(site: Site) -> None:
+    """Somebody swaps the configuration in the record for one attempt, and back."""
+    site.swapped(signer=ALICE)
+    signed = site.own
+    _, mine = site.attempt("node-a")
+    assert not site.bring(mine)
+    site.save("node-a", secret="1")
+    mine.last()
+    site.swapped(command=["their", "own"])
+    theirs = site.own
+    _, other = site.attempt("node-b")
+    assert site.bring(other), "it is told that there is something"
+    assert site.has("node-b") == {}
+    site.save("node-b", planted="1")
+    other.last()
+    site.own = signed
+    for node in ("node-a", "node-b", "node-c"):
+        _, again = site.attempt(node)
+        assert site.bring(again)
+        assert site.has(node) == ({"secret": "1"} if node == "node-a" else {})
+    # and what they may write in the record names nothing of theirs in the signed job's place
+    sent = site.index.of(site.job)
+    assert sent is not None
+    assert sent.bound == theirs.name
+    lease, last = site.attempt("node-c")
+    site.index.whole(lease, replace(sent, bound=signed.name))
+    assert not site.bring(last)
+    assert site.has("node-c") == {}
+    up = replace(sent, bound=signed.name, sha256=f"../{theirs.name}/{sent.sha256}")
+    site.index.whole(lease, up)
+    assert not site.bring(last)
+    assert site.has("node-c") == {}
+    finish(site.records, lease)
+    last.drop()
+    gone = site.folder / site.job
+    wait_until(lambda: not gone.exists(), timeout=30, what="all of them to be removed")
+
+
+@pytest.mark.parametrize("signer", ["", ALICE])
+def test_what_an_earlier_version_sent_is_no_signed_jobs(site: Site, signer: str) -> None:
+    lease, _ = site.attempt("node-a")
+    old = site.keeping("node-a", lease, UNBOUND)
+    place = site.checkpoints("node-a").of(site.job, UNBOUND)
+    place.mkdir(parents=True)
+    (place / "saved").write_text("1")
+    old.last()
+    sent = site.index.of(site.job)
+    assert sent is not None
+    assert (site.folder / site.job / sent.sha256).is_file(), "as that version has it"
+    kept = json.loads(site.records.client.hget(site.records.keys.job(site.job), "sent") or "")  # type: ignore[arg-type]  # a sync client
+    assert sorted(kept) == ["fence", "sha256", "store"]
+    site.swapped(signer=signer)
+    _, new = site.attempt("node-b")
+    assert site.bring(new) == bool(signer)
+    assert site.has("node-b") == ({} if signer else {"saved": "1"})
+    # what is here of the same attempt is as new, and needs no store
+    own = site.checkpoints("node-a")
+    assert own.begin(site.job, site.own) == bool(signer)
+    (site.folder / site.job / sent.sha256).unlink()
+    _, again = site.attempt("node-a")
+    assert site.bring(again) == bool(signer)
+    assert site.has("node-a") == ({} if signer else {"saved": "1"})
 
 
 def test_whoever_has_lost_the_job_names_no_snapshot(site: Site) -> None:

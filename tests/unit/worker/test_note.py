@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasks.recorded import Lease
+from worker.binding import UNBOUND
 from worker.note import Note, recall, remember
 
 pytestmark = pytest.mark.unit
@@ -20,6 +22,7 @@ def note() -> Note:
         lease=LEASE,
         began=12.5,
         output=Path("/state/jobs/job-1/output-3"),
+        bound="0a" * 16,
         devices=("GPU-1",),
         about={"mode": "native"},
         started={"mode": "native", "devices": ["GPU-1"]},
@@ -56,6 +59,23 @@ def test_what_a_newer_version_wrote_names_the_lease_at_least(tmp_path: Path) -> 
     remember(tmp_path, note())
     file = tmp_path / "lease.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "v": 3, "more": True}))
+    assert recall(tmp_path) == Note(lease=LEASE)
+
+
+def test_a_version_before_bindings_had_none(tmp_path: Path) -> None:
+    remember(tmp_path, note())
+    file = tmp_path / "lease.json"
+    said = json.loads(file.read_text())
+    del said["bound"]
+    file.write_text(json.dumps(said))
+    assert recall(tmp_path) == replace(note(), bound=UNBOUND)
+
+
+@pytest.mark.parametrize("bound", ["../other", "checkpoints", 7, None])
+def test_what_is_no_binding_is_no_part_of_a_path(tmp_path: Path, bound: object) -> None:
+    remember(tmp_path, note())
+    file = tmp_path / "lease.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bound": bound}))
     assert recall(tmp_path) == Note(lease=LEASE)
 
 
