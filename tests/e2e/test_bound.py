@@ -113,6 +113,11 @@ def test_neither_finds_what_the_other_left(
     stored(job.signed, key)
     job.lost_as(job.signed, 3)
     assert job.found(4) == "found ['secret', 'secret.txt']"
+    # whoever takes the attempt over sends it to the same place
+    cluster.app.records.client.hdel(cluster.settings.keys.job(job.sent.id), "sent")
+    os.kill(cluster.node.pool_child(), signal.SIGKILL)
+    cluster.wait_adopted(job.sent)
+    stored(job.signed, key)
     go.touch()
     assert job.sent.get(timeout=60)["why"].startswith("signed by alice")
     started = [one.event for one in job.told if isinstance(one.event, Started)]
