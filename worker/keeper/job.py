@@ -22,7 +22,7 @@ from worker.keeper import cpus, procfs, protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from worker.keeper.protocol import Spec
     from worker.keeper.tether import Tether
@@ -188,30 +188,52 @@ def confine(pid: int, limits: list[tuple[int, int]], others: Collection[int] = (
     known = {pid, *others}
     for _ in range(_PASSES):
         new = {*procfs.below(pid), *(procfs.children(os.getpid()) or ())} - known
-        if not [one for one in new if _forked(one, limits)]:
+        family = {os.getpid(), *known, *new}
+        if not [one for one in new if _forked(one, limits, family)]:
             return
         known |= new
     raise OSError(errno.EAGAIN, "it forks faster than it can be confined")
 
 
-def _forked(pid: int, limits: list[tuple[int, int]]) -> bool:
-    """Whether a process, if it is there, had been forked before its parent was confined."""
+def _forked(pid: int, limits: list[tuple[int, int]], family: Collection[int]) -> bool:
+    """Whether a process, if it is there, had been forked before its parent was confined.
+
+    It may have ended since it was seen, and its pid be anybody's: whose parent is none of
+    ``family`` is let be, and so is what takes its place meanwhile.
+    """
+    seen = procfs.process(pid)
+    if seen is None or seen.parent not in family:
+        return False
+
+    def same() -> bool:
+        now = procfs.process(pid)
+        return now is not None and now.start == seen.start
+
     try:
-        changed = _limit(pid, limits)
+        changed = _limit(pid, limits, same)
     except ProcessLookupError:
         return False
-    if changed:
+    except PermissionError:
+        if same():
+            raise
+        return False
+    if changed and same():
         _score_for_oom(pid)
     return changed
 
 
-def _limit(pid: int, limits: list[tuple[int, int]]) -> bool:
-    """Whether any of ``limits`` was not kept yet: what it has lowered by itself stays."""
+def _limit(
+    pid: int, limits: list[tuple[int, int]], same: Callable[[], bool] = lambda: True
+) -> bool:
+    """Whether any of ``limits`` was not kept yet: what it has lowered by itself stays. ``same``:
+    asked just before each change."""
     changed = False
     for kind, value in limits:
         soft, hard = resource.prlimit(pid, kind)
         lower = hard != resource.RLIM_INFINITY and hard < value
         if not lower and (soft, hard) != (value, value):
+            if not same():
+                break
             resource.prlimit(pid, kind, (value, value))
             changed = True
     return changed

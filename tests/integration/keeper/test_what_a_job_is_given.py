@@ -213,3 +213,45 @@ def test_what_it_forks_before_it_is_confined_is_confined_as_well() -> None:
         timeout=60,
     )
     assert ran.stdout == "True 33 77 77 77\n"
+
+
+@pytest.mark.parametrize("when", ["before it is looked at", "before it is changed"])
+def test_what_has_got_a_forked_processs_pid_is_not_confined(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was seen below the job, has ended, and whose pid is another's by now."""
+    import os
+    import resource
+
+    from worker.keeper import job
+
+    reader, writer = os.pipe()
+    sleeper = ["/bin/sh", "-c", "sleep 60 & echo $!; wait"]
+    with (
+        subprocess.Popen(sleeper, stdout=writer) as other,
+        subprocess.Popen(["sleep", "60"]) as one,
+    ):
+        stranger = int(os.read(reader, 20))
+        os.close(writer)
+        os.close(reader)
+        real, looks = procfs.process, 0
+
+        def process(pid: int) -> procfs.Process | None:
+            """The stranger's parent is looked at as if it were the job's, the first time."""
+            nonlocal looks
+            found = real(pid)
+            if found is not None and pid == stranger and when == "before it is changed":
+                looks += 1
+                found.parent, found.start = one.pid, found.start - (looks == 1)
+            return found
+
+        monkeypatch.setattr(procfs, "below", lambda root: [stranger])
+        monkeypatch.setattr(procfs, "children", lambda root: [])
+        monkeypatch.setattr(procfs, "process", process)
+        before = resource.prlimit(stranger, resource.RLIMIT_NOFILE)
+        job.confine(one.pid, [(resource.RLIMIT_NOFILE, 77)])
+        assert resource.prlimit(one.pid, resource.RLIMIT_NOFILE) == (77, 77)
+        assert resource.prlimit(stranger, resource.RLIMIT_NOFILE) == before
+        os.kill(stranger, signal.SIGKILL)
+        one.kill()
+        other.kill()
