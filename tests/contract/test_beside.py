@@ -39,6 +39,8 @@ def test_exec_is_declared_or_refused(harness: Harness) -> None:
     hanging.close()
     wait_until(lambda: beside(handle, f"test -d /proc/{pid}")[0] == 1, what="its end")
     assert handle.status() is Status.RUNNING
+    if harness.runtime.capabilities().name != "fake":
+        leaves_nothing(handle, python)
     last = handle.exec(hangs)
     first_output(last)
     handle.fence()
@@ -50,6 +52,34 @@ def test_exec_is_declared_or_refused(harness: Harness) -> None:
 
 
 HANGS = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+
+
+LEAVES = """
+import os, time
+reader, writer = os.pipe()
+if os.fork():
+    print(int(os.read(reader, 20)), flush=True)
+    {then}
+os.setsid()
+if os.fork():
+    os._exit(0)
+os.write(writer, str(os.getpid()).encode())
+time.sleep(600)
+"""
+
+
+def leaves_nothing(handle: Handle, python: str) -> None:
+    """A command that is ended, and one that ends by itself, with a daemon in a session of its own
+    that has lost its parents."""
+    ended = handle.exec([python, "-S", "-c", LEAVES.format(then="time.sleep(600)")])
+    daemons = [int(first_output(ended))]
+    ended.close()
+    by_itself = [python, "-S", "-c", LEAVES.format(then="os._exit(3)")]
+    code, out, _ = heard_beside(handle.exec(by_itself))
+    assert code == 3
+    for daemon in (*daemons, int(out)):
+        look = f"test -d /proc/{daemon}"
+        wait_until(lambda look=look: beside(handle, look)[0] == 1, what="the daemon's end")  # type: ignore[misc]  # mypy and defaults
 
 
 def first_output(command: Beside) -> bytes:

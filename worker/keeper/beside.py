@@ -2,7 +2,8 @@
 
 Each is a child of the keeper like the job itself, so it is stopped, measured and killed with it,
 and holds the grant's leases. It ends with whoever asked for it: the other end of its line closes
-then.
+then. What it has started ends with it, unless it has shed both its parents and its environment:
+that is the job's, and ends with the job.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import socket
 from functools import partial
 
-from worker.keeper import job, protocol
+from worker.keeper import job, procfs, protocol
 from worker.keeper.watch import READ, Watch
 
 TYPE_CHECKING = False
@@ -32,6 +33,8 @@ class Beside:
         self._watch = watch
         self._tether = tether
         self._lines: dict[int, socket.socket] = {}
+        self._markers: dict[int, bytes] = {}
+        """By which what a command has started is known, wherever it has gone."""
 
     def start(self, argv: list[str], fds: list[int]) -> None:
         """Start the command. Where that fails its line says why, and closes."""
@@ -42,7 +45,12 @@ class Beside:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds[-1])
         # The keeper stands still until a program is executed, which may be long where its file
         # is far away; a shell is here.
-        spec: Spec = {**self._spec, "argv": ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]}
+        name = os.urandom(16).hex()
+        spec: Spec = {
+            **self._spec,
+            "argv": ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
+            "env": {**self._spec["env"], protocol.BESIDE_VARIABLE: name},
+        }
         try:
             pid = job.start(spec, fds[: protocol.STREAMS], self._leases, self._tether)
         except OSError as error:
@@ -56,16 +64,18 @@ class Beside:
         else:
             line.setblocking(False)
             self._lines[pid] = line
+            self._markers[pid] = f"{protocol.BESIDE_VARIABLE}={name}".encode()
             self._watch.want(line.fileno(), READ, partial(self._hung_up, pid))
         finally:
             for fd in fds[: protocol.STREAMS]:
                 os.close(fd)
 
     def ended(self, pid: int, status: int) -> None:
-        """A child was waited for: say how it ended, if it is one of these."""
+        """A child was waited for: say how it ended, if it is one of these. What it leaves goes."""
         line = self._lines.pop(pid, None)
         if line is None:
             return
+        _end(0, self._markers.pop(pid))
         code = os.waitstatus_to_exitcode(status)
         _tell(line, json.dumps({"code": code if code >= 0 else 128 - code}).encode())
         self._let_go(line)
@@ -78,12 +88,17 @@ class Beside:
     def _hung_up(self, pid: int) -> None:
         """Nobody waits for it any more. Not waited for yet, so the pid is still its own."""
         self._watch.forget(self._lines[pid].fileno())
+        _end(pid, self._markers[pid])
         with contextlib.suppress(OSError):  # it is dead
             os.killpg(pid, signal.SIGKILL)
 
     def _let_go(self, line: socket.socket) -> None:
         self._watch.forget(line.fileno())
         line.close()
+
+
+def _end(pid: int, marker: bytes) -> None:
+    procfs.kill_tree(pid, lambda: procfs.below(os.getpid()), marker)
 
 
 def _tell(line: socket.socket, what: bytes) -> None:

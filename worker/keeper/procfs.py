@@ -10,10 +10,11 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _EXITING = 0x4
 """PF_EXITING, of the kernel's flags of a thread."""
+_PASSES = 20
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -158,6 +159,33 @@ def locks(pid: int, files: set[tuple[int, int]]) -> bool:
             if b"FLOCK" in held and b"WRITE" in held:
                 return True
     return False
+
+
+def kill_tree(first: int, members: Callable[[], Iterable[int]], marker: bytes) -> None:
+    """SIGKILL to what descends from ``first`` and, among ``members``, to what has ``marker``, the
+    beginning of a variable, in its environment: also what has left its parents. 0: of none.
+
+    Until a pass finds nobody new: what is killed forks no more.
+    """
+    known: set[tuple[int, int]] = set()
+    for _ in range(_PASSES):
+        found = {*below(first)} if first else set()
+        found |= {one for one in members() if one in found or _has(one, marker)}
+        fresh = [
+            entry
+            for entry in map(process, found)
+            if entry is not None and not entry.dead and (entry.pid, entry.start) not in known
+        ]
+        if not fresh:
+            return
+        for entry in fresh:
+            known.add((entry.pid, entry.start))
+            send(entry, signal.SIGKILL)
+
+
+def _has(pid: int, marker: bytes) -> bool:
+    environ = read_bytes(f"/proc/{pid}/environ") or b""
+    return any(one.startswith(marker) for one in environ.split(b"\0"))
 
 
 def send(entry: Process, number: int) -> bool:

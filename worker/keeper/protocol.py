@@ -85,6 +85,9 @@ MARKER: Final = "CYXWIZ_ATTEMPT_STATE"
 Not the attempt's name: two nodes of one host may be of two clusters that chose the same job_id.
 """
 
+BESIDE_VARIABLE: Final = "CYXWIZ_COMMAND"
+"""Environment variable of a command beside the job, by whose value is known what it has started."""
+
 BESIDE_FDS: Final = 3
 """How many descriptors come with `BESIDE`."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from tasks.errors import KeeperError
-from worker.keeper import engine, procfs
+from worker.keeper import engine, procfs, protocol
 from worker.keeper.frames import Frames
 from worker.runtimes.base import Stream
 from worker.runtimes.engine.client import EngineClient, translated
@@ -40,10 +41,13 @@ class EngineBeside:
         )
         self._reader = engine.Reader()
         self._code: int | None = None
+        self._name = secrets.token_hex(16)
         self._connection: socket.socket | None = None
         try:
             with translated(f"running a command in {container:.64}"):
-                self._id = client.quick.exec_create(container, list(argv))["Id"]
+                self._id = client.quick.exec_create(
+                    container, list(argv), environment={protocol.BESIDE_VARIABLE: self._name}
+                )["Id"]
             self._connection = engine.connect(str(client.socket), _ANSWER_WITHIN)
             body = json.dumps({"Detach": False, "Tty": False}).encode()
             url = f"/v{client.version().api}/exec/{self._id}/start"
@@ -67,7 +71,7 @@ class EngineBeside:
             return
         self._hang_up()
         with contextlib.suppress(EngineError):  # it ends with its container
-            _end(self._client, self._container, self._id)
+            _end(self._client, self._container, self._id, self._name)
 
     def _hang_up(self) -> None:
         if self._connection is not None:
@@ -99,6 +103,8 @@ class EngineBeside:
                 raise EngineError("the engine hung up while the command ran")
             time.sleep(_AGAIN)
         self._hang_up()
+        with contextlib.suppress(EngineError):  # what it has left ends with its container
+            _end(self._client, self._container, self._id, self._name)
         self._code = int(found["ExitCode"])
 
 
@@ -111,22 +117,33 @@ def end_left(client: EngineClient, container: str) -> None:
         _end(client, container, one)
 
 
-def _end(client: EngineClient, container: str, command: str) -> None:
-    """Kill a command and its process group. Engines have no verb for that, so by its pid on this
-    host: it runs as the node's own user, or the node is root. Raises EngineError."""
+def _end(client: EngineClient, container: str, command: str, name: str = "") -> None:
+    """Kill a command, its process group and what it has started, if it has ended that alone.
+    Engines have no verb for that, so by its pid on this host: it runs as the node's own user, or
+    the node is root. ``name``: see `protocol.BESIDE_VARIABLE`; '': any. Raises EngineError.
+
+    What is the container's first process's is not the host's: under gVisor there is nothing to see.
+    """
     with translated("looking for a command"):
         found = client.quick.exec_inspect(command)
         first = int(client.quick.inspect_container(container)["State"].get("Pid") or 0)
-    pid = int(found.get("Pid") or 0)
-    if not found["Running"] or pid <= 0:
-        return
-    entry = procfs.process(pid)
     # by its namespace: a rootless Podman on control groups of version 1 makes none of its own
-    if entry is None or procfs.namespace(pid) in ("", procfs.namespace(os.getpid())):
+    here = procfs.namespace(first)
+    if here in ("", procfs.namespace(os.getpid())):
         return
-    if procfs.namespace(pid) != procfs.namespace(first):
-        return  # it ended meanwhile, and the pid may be anybody's
-    if entry.group == pid:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
-    procfs.send(entry, signal.SIGKILL)
+
+    def inside() -> list[int]:
+        return [pid for pid in procfs.below(first) if procfs.namespace(pid) == here]
+
+    pid = int(found.get("Pid") or 0) if found["Running"] else 0
+    entry = procfs.process(pid) if pid > 0 else None
+    if procfs.namespace(pid) != here:  # it ended meanwhile, and the pid may be anybody's
+        entry = None
+    procfs.kill_tree(
+        0 if entry is None else pid, inside, f"{protocol.BESIDE_VARIABLE}={name}".encode()
+    )
+    if entry is not None:
+        if entry.group == pid:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+        procfs.send(entry, signal.SIGKILL)
