@@ -22,6 +22,7 @@ import redis
 
 from tasks import jsonvalue
 from tasks.settings import Settings
+from worker.subscription import arrived
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Orders:
                 pubsub.subscribe(wish.channel)
                 subscribed = wish
             heard = self._wait(pubsub)
-            while message := pubsub.get_message(timeout=0):
+            for message in arrived(pubsub):
                 try:
                     self._take(message)
                 except Exception:  # one that nobody can follow must not be the last that is heard

@@ -13,6 +13,7 @@ from typing import Any, Final
 import redis
 
 from tasks.settings import Settings
+from worker.subscription import arrived
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class NodeOrders:
     def _listen(self, pubsub: Any) -> None:
         """Raises redis.RedisError."""
         while not self._ended:
-            while message := pubsub.get_message(timeout=0):
+            for message in arrived(pubsub):
                 if message["type"] in ("subscribe", "message"):
                     self._look()
             # redis-py gives no public way to the socket; kombu takes this one too
