@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -289,6 +290,8 @@ class Run:
         left = self._publisher.close()
         if self._holding.fenced or self._publisher.lost:
             raise LeaseLost(str(self._id))
+        if outcome.retry:
+            self._leave_nothing()  # while the job is ours: the next attempt may be on this node
         verdict = self._ending.write(outcome, result, left)
         state = "queued again" if outcome.retry else str(outcome.state)
         self._audited.ended(state, str(outcome.reason or ""), outcome.message)
@@ -330,9 +333,17 @@ class Run:
         place = self._parts.paths.job(self._id.job_id)
         if not os.path.lexists(place):  # the job is over: all that it had here is gone
             return True
+        # no more than what is this attempt's alone: the next one may use the rest already
+        shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            place.rmdir()
+        return True
+
+    def _leave_nothing(self) -> None:
+        """To the next attempt, but checkpoints."""
+        place = self._parts.paths.job(self._id.job_id)
         shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
         self._parts.checkpoints.drop_empty(self._id.job_id)
-        return True
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -385,3 +385,37 @@ def test_a_pool_child_that_cannot_begin_takes_no_job(start_cluster: Start) -> No
     assert log.count("slot.child_unable") >= 3
     assert "this worker is no node" not in log
     cluster.wait_clean()
+
+
+SAVES = """
+import os, sys, time
+place = os.environ["CYXWIZ_CHECKPOINTS"]
+with open(sys.argv[1], "a") as trace:
+    trace.write("began ")
+while not os.path.exists(sys.argv[1] + ".go"):
+    time.sleep(0.02)
+with open(place + "/epoch-1", "w") as saved:  # it was told that the directory is there
+    saved.write("weights")
+"""
+
+
+def test_an_attempt_that_wakes_up_late_takes_nothing_from_the_next_one(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Both are on one node, in two slots, and have one directory for checkpoints."""
+    cluster = start_cluster(slots=2, lease_ttl=1.5, lease_grace=1.0)
+    trace = tmp_path / "trace"
+    job = cluster.submit({"command": ["python3", "-c", SAVES, str(trace)]})
+    wait_until(lambda: trace.exists() and "began" in trace.read_text(), timeout=30, what="a run")
+    cluster.wait_state(job, JobState.RUNNING)
+    slot = cluster.record(job).slot
+    child = cluster.node.pool_child(slot)
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: trace.read_text().count("began") == 2, timeout=30, what="another run")
+    other = cluster.wait_state(job, JobState.RUNNING).slot
+    assert other != slot
+    os.kill(child, signal.SIGCONT)
+    assert cluster.shell("true").get(timeout=30)["slot"] == slot, "it has cleared up"
+    trace.with_name("trace.go").touch()
+    assert job.get(timeout=60)["slot"] == other
+    cluster.wait_clean()
