@@ -35,6 +35,7 @@ mkdir /mnt/upper /mnt/work /mnt/copy
 mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/copy
 mount --rbind /proc /mnt/copy/proc
 mount --rbind /dev /mnt/copy/dev
+rm -rf /mnt/copy/var/lib/cyxwiz /mnt/copy/etc/cyxwiz  # of the copy: it is a new machine
 mkdir -p /mnt/copy/here /mnt/copy/opt/cyxwiz/bin /mnt/copy/run/user /mnt/copy/usr/local/bin
 cp -r "$1/compose" /mnt/copy/here/
 cp "$2" /mnt/copy/here/steps
