@@ -7,7 +7,9 @@ from typing import cast
 
 import pytest
 
+from tasks.settings import Settings
 from worker.config import NodeConfig
+from worker.node.agent import Agent
 from worker.node.paths import NodePaths
 from worker.node.registry import NodeState
 from worker.node.slot_worker import SlotWorker
@@ -122,9 +124,14 @@ def test_jobs_can_still_be_left_while_they_are_waited_for_and_not_once_they_are_
     [(None, 0.0), ("/mnt/shared", 0.0), ("s3://bucket/checkpoints", LAST_CHECKPOINT_S)],
 )
 def test_a_worker_has_longer_than_its_job_and_the_last_checkpoint(
-    place: str | None, more: float
+    tmp_path: Path, place: str | None, more: float
 ) -> None:
     config = NodeConfig.model_validate(
-        {"timeouts": {"stop_grace": 600.0}, "storage": {"checkpoints": place}}
+        {
+            "node": {"state_dir": str(tmp_path)},
+            "timeouts": {"stop_grace": 600.0},
+            "storage": {"checkpoints": place},
+        }
     )
-    assert hand_back_s(config) > 600 + more
+    agent = Agent(config, Settings())
+    assert agent._launch.kill_after == hand_back_s(config) > 600 + more
