@@ -341,6 +341,28 @@ def test_a_node_comes_back_with_fewer_slots(start_cluster: Start, tmp_path: Path
     cluster.wait_clean()
 
 
+def test_a_node_is_cordoned_and_stopped_and_comes_back(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """It takes no new job, and goes on with its own."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    assert cluster.node.command("cordon", cluster.node.name) == 0
+    wait_until(lambda: "node cordoned" in cluster.node.said, what="the cordon")
+    assert cluster.node.leave() == 0
+    cluster.node.launch()
+    cluster.wait_adopted(job)
+    other = cluster.shell("true")
+    result = talker.finish(job)
+    check_whole(cluster, job, result)
+    wait_until(lambda: not cluster.node.paths.slot_record("cpu0").exists(), what="its worker's end")
+    assert cluster.record(other).state is JobState.QUEUED
+    assert cluster.node.command("uncordon", cluster.node.name) == 0
+    assert other.get(timeout=60)["slot"] == "cpu0"
+    cluster.wait_clean()
+
+
 def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)

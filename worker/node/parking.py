@@ -37,7 +37,7 @@ class Parking:
                 if name not in self._why:
                     event("slot.parked", level=logging.WARNING, slot=name, why=why)
                 self._why[name] = why
-                if worker.state in _SERVES:
+                if worker.state in _SERVES and not worker.slot.retired:
                     worker.drain()
             elif self._why.pop(name, ""):
                 event("slot.unparked", slot=name)

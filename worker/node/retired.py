@@ -1,7 +1,8 @@
-"""Slots that are configured no longer, whose attempts go on all the same.
+"""Slots that serve no longer, and whose attempts go on all the same.
 
-Fewer slots, or others, after an upgrade; or wide ones, which are never configured. Each has a
-worker that takes nothing but what the slot runs already, until that has ended.
+Fewer slots, or others, after an upgrade; wide ones, which are never configured; those of a node
+that comes back cordoned. Each has a worker that takes nothing but what the slot runs already, until
+that has ended.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ def find(
 
 
 def step(now: float, paths: NodePaths, workers: Sequence[SlotWorker]) -> None:
-    """Have each worker of such a slot serve for as long as the slot runs something."""
-    retired = [worker for worker in workers if worker.slot.retired]
-    running = _running(paths) if retired else {}
-    for worker in retired:
+    """Have each attempt looked after whose slot's worker has ended for good: for as long as it
+    lives, and for nothing else."""
+    serving = {one.slot.name for one in workers if one.state is not WorkerState.STOPPED}
+    ended = [one for one in workers if one.slot.name not in serving]
+    retired = [one for one in workers if one.slot.retired]
+    running = _running(paths) if ended or retired else {}
+    for worker in ended:
         if worker.slot.name in running:
-            worker.serve(now)
-        else:
+            worker.go_on(now)
+    for worker in retired:
+        if worker.slot.name not in running:
             worker.drain()
 
 

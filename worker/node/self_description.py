@@ -17,6 +17,7 @@ from worker.node.slots import Slot, kind_of
 
 def entries(workers: Sequence[SlotWorker], configured: Sequence[Slot]) -> tuple[SlotEntry, ...]:
     """The slots that the configuration names, and what else is served yet."""
+    named = {slot.name for slot in configured}
     return tuple(
         SlotEntry(
             name=worker.slot.name,
@@ -25,7 +26,7 @@ def entries(workers: Sequence[SlotWorker], configured: Sequence[Slot]) -> tuple[
             devices=worker.slot.devices,
         )
         for worker in workers
-        if worker.state is not WorkerState.STOPPED or worker.slot in configured
+        if worker.state is not WorkerState.STOPPED or worker.slot.name in named
     )
 
 

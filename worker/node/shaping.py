@@ -60,7 +60,11 @@ class Shaping:
         joined = len(self._wide.workers)
         kept = workers[: len(workers) - joined]
         unclaimed = [one for one in workers[: len(self._slots)] if not self._wide.claims(one)]
-        unwell = {} if stopping else {**self._retired_devices(kept), **self._devices.unwell()}
+        unwell = (
+            {}
+            if stopping
+            else {**self._retired_devices(kept[len(self._slots) :]), **self._devices.unwell()}
+        )
         self._parking.step(now, unclaimed, unwell, cordoned=not serves)
         if self.demand.serves:
             narrow = [

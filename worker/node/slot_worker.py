@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
@@ -62,6 +63,8 @@ class SlotWorker:
     ) -> None:
         """``before_start`` runs before each start, when no worker of the slot is alive."""
         self.slot = slot
+        """As its worker was, or will be, started."""
+        self._own = slot
         self._paths = paths
         self._launch = launch
         self._nursery = nursery
@@ -162,9 +165,21 @@ class SlotWorker:
             self._state = WorkerState.STOPPED
 
     def serve(self, now: float) -> None:
-        """Take jobs again after a `drain`. Nothing if it does, or ends by `quit` or `kill`."""
+        """Take jobs again after a `drain`, or after `go_on`. Nothing if it does, or ends by `quit`
+        or `kill`."""
+        other, self.slot = self.slot != self._own, self._own
         self._replace = True
         if self._state is WorkerState.STOPPED:
+            self._state, self._due, self._failures = WorkerState.WAITING, now, 0
+        elif other:
+            self.refresh()
+
+    def go_on(self, now: float) -> None:
+        """It has ended for good, and an attempt of its slot lives: see to that, and take no other
+        job."""
+        if self._state is WorkerState.STOPPED:
+            self.slot = replace(self._own, retired=True)
+            self._replace = True
             self._state, self._due, self._failures = WorkerState.WAITING, now, 0
 
     def quit(self, now: float) -> None:

@@ -53,7 +53,7 @@ class Slot:
     gpu_memory_mb: int = 0
     """The most memory of each of its devices that a job can have, MiB."""
     retired: bool = False
-    """It is configured no longer: it takes no job but those that it runs already."""
+    """It takes no job but those that it runs already."""
 
 
 def kind_of(slot: str) -> str:

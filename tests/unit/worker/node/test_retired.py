@@ -29,13 +29,15 @@ Keep = Callable[..., int]
 class Worker:
     """A slot's, as far as it is told anything."""
 
-    def __init__(self, name: str, *, is_retired: bool = True) -> None:
+    def __init__(
+        self, name: str, state: WorkerState = WorkerState.READY, *, is_retired: bool = True
+    ) -> None:
         self.slot = Slot(name=name, retired=is_retired)
-        self.state = WorkerState.READY
+        self.state = state
         self.told: list[str] = []
 
-    def serve(self, now: float) -> None:
-        self.told.append("serve")
+    def go_on(self, now: float) -> None:
+        self.told.append("go on")
 
     def drain(self) -> None:
         self.told.append("drain")
@@ -90,15 +92,44 @@ def test_it_has_the_devices_of_its_attempt(paths: NodePaths, keep: Keep) -> None
     assert gone.devices == (), "that it is not there any more, its watch says"
 
 
+def told(paths: NodePaths, *workers: Worker) -> list[list[str]]:
+    """What each is told by one step."""
+    for worker in workers:
+        worker.told = []
+    retired.step(0.0, paths, [cast("SlotWorker", one) for one in workers])
+    return [worker.told for worker in workers]
+
+
 def test_it_serves_until_nothing_of_it_runs(paths: NodePaths, keep: Keep) -> None:
     fd = keep("a", "cpu4")
-    four, five, wide = Worker("cpu4"), Worker("cpu5"), Worker("gpu0-1", is_retired=False)
-    workers = [cast("SlotWorker", one) for one in (four, five, wide)]
-    retired.step(0.0, paths, workers)
-    assert (four.told, five.told, wide.told) == (["serve"], ["drain"], [])
-    assert [slot.name for slot in retired.left(workers)] == ["cpu4", "cpu5"]
+    four, five = Worker("cpu4"), Worker("cpu5")
+    assert told(paths, four, five) == [[], ["drain"]]
+    assert [slot.name for slot in retired.left([cast("SlotWorker", four)])] == ["cpu4"]
     fcntl.flock(fd, fcntl.LOCK_UN)  # its keeper has ended
-    retired.step(1.0, paths, workers)
-    assert four.told == ["serve", "drain"]
-    four.state = five.state = WorkerState.STOPPED
-    assert retired.left(workers) == []
+    assert told(paths, four) == [["drain"]]
+    four.state = WorkerState.STOPPED
+    assert retired.left([cast("SlotWorker", four)]) == []
+
+
+def test_whose_worker_has_ended_for_good_gets_one_for_what_it_runs(
+    paths: NodePaths, keep: Keep
+) -> None:
+    """As the slots of a node that is cordoned, which are never started."""
+    keep("a", "cpu0")
+    ran, idle, serves = (
+        Worker(name, state, is_retired=False)
+        for name, state in [
+            ("cpu0", WorkerState.STOPPED),
+            ("cpu1", WorkerState.STOPPED),
+            ("cpu2", WorkerState.READY),
+        ]
+    )
+    assert told(paths, ran, idle, serves) == [["go on"], [], []]
+
+
+def test_a_slot_that_serves_again_gets_no_second_worker(paths: NodePaths, keep: Keep) -> None:
+    """A wide one of before the stop, and the same devices joined once more."""
+    keep("a", "gpu0-1")
+    before = Worker("gpu0-1", WorkerState.STOPPED)
+    again = Worker("gpu0-1", is_retired=False)
+    assert told(paths, before, again) == [[], []]
