@@ -70,15 +70,18 @@ class Checkpoints:
         What an earlier version left, which is bound to nothing, becomes an unsigned job's own.
         """
         here, unbound = self.of(job_id, binding.name), self.of(job_id, UNBOUND)
-        if not here.exists() and binding.takes(UNBOUND) and unbound.is_dir():
-            try:
-                here.parent.mkdir(mode=0o700, exist_ok=True)
+        if self.shared is not None:
+            with suppress(OSError):  # then there is no attempt either
+                # an engine gets through, whose root may be nobody there; what is in it is closed
+                here.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        try:
+            if binding.takes(UNBOUND) and unbound.is_dir() and not here.exists():
                 unbound.rename(here)
                 # what it sent is elsewhere in the store, and goes with the job
                 fence = self.mark(job_id, UNBOUND).fence
                 self.write_mark(job_id, binding.name, Mark(fence=fence))
-            except OSError as error:
-                log.warning("checkpoint.not_taken_over job=%s error=%s", job_id, error)
+        except OSError as error:
+            log.warning("checkpoint.not_taken_over job=%s error=%s", job_id, error)
         return any(_has_any(one) for one in (*self._bound(here.parent), unbound) if one != here)
 
     def mark(self, job_id: str, bound: str) -> Mark:
