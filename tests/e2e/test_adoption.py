@@ -363,6 +363,27 @@ def test_a_node_is_cordoned_and_stopped_and_comes_back(
     cluster.wait_clean()
 
 
+def test_a_worker_is_killed_while_its_node_waits_for_the_job(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """A drain lets jobs end, whatever becomes of their workers."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    process, worker = cluster.node.process, cluster.node.worker()
+    assert process is not None
+    assert worker is not None
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "node stopping" in cluster.node.said, what="the drain")
+    os.kill(worker, signal.SIGKILL)
+    cluster.wait_adopted(job)
+    talker.go.touch()
+    assert process.wait(30) == 0
+    assert cluster.record(job).state is JobState.SUCCEEDED
+    check_whole(cluster, job, job.get(timeout=10))
+    cluster.wait_clean()
+
+
 def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> None:
     cluster = start_cluster(**LONG)
     talker = Talker(cluster, tmp_path)

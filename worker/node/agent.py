@@ -249,6 +249,7 @@ class Agent:
             if worker.adopt(now):
                 adopted.append(since)
             self._workers.append(worker)
+        retired.step(now, self._paths, self._workers)
         self._leftovers.settle(self._busy())
         self._leftovers.clear_work(min(adopted) if adopted else None)
         self._leftovers.clear_temp(self._busy())
@@ -274,10 +275,11 @@ class Agent:
                     self._take_up(config)
                 self._follow_engine()
                 self._heed(now)
-                retired.step(now, self._paths, self._workers)
             self._shape(now)
             for worker in self._workers:
                 worker.step(now)
+            if self._stopping.waits:
+                retired.step(now, self._paths, self._workers)
             if now >= self._tidy_at:
                 self._leftovers.settle(self._busy())
                 self._ending.say(time.time())

@@ -53,6 +53,11 @@ class Stopping:
         return self._stage > Stage.SERVING
 
     @property
+    def waits(self) -> bool:
+        """Jobs in progress may end by themselves."""
+        return self._stage <= Stage.DRAINING
+
+    @property
     def leaves(self) -> bool:
         """Jobs in progress are left running."""
         return self._leaves

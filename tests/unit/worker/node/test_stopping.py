@@ -61,12 +61,14 @@ def test_asked_again_it_is_stronger_and_says_each_thing_once() -> None:
     stop = Stop()
     assert stop.step(0) == []
     assert not stop.stopping.begun
-    told = []
+    told, waits = [], []
     for number in range(4):
         stop.bell.ring()
         told.append(stop.step(number))
+        waits.append(stop.stopping.waits)
         assert stop.step(number) == []
     assert told == [["drain"], ["quit"], ["kill"], []]
+    assert waits == [True, False, False, False]
     assert stop.standing.state is NodeState.DRAINING
     assert len(stop.said) == 2
     assert not stop.stopping.leaves
