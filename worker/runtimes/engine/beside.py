@@ -118,11 +118,10 @@ def end_left(client: EngineClient, container: str) -> None:
 
 
 def _end(client: EngineClient, container: str, command: str, name: str = "") -> None:
-    """Kill a command, its process group and what it has started, if it has ended that alone.
-    Engines have no verb for that, so by its pid on this host: it runs as the node's own user, or
-    the node is root. ``name``: see `protocol.BESIDE_VARIABLE`; '': any. Raises EngineError.
-
-    What is the container's first process's is not the host's: under gVisor there is nothing to see.
+    """Kill a command, its process group and what it has started; the last also where the command
+    has ended. Engines have no verb for that, so by its pid on this host: it runs as the node's own
+    user, or the node is root; of what it has started under gVisor this host knows nothing.
+    ``name``: see `protocol.BESIDE_VARIABLE`; '': any. Raises EngineError.
     """
     with translated("looking for a command"):
         found = client.quick.exec_inspect(command)
