@@ -1,7 +1,8 @@
 """Kills a container whose keeper died: a small process that does nothing but wait for that.
 
-A native job dies with its keeper by the kernel's hand; a container is the engine's child, and would
-run on with nobody to hold its deadline. It holds the leases too: what is killed last frees them.
+A native job dies with its keeper by the kernel's hand, as a rule; a container is the engine's
+child, and would run on with nobody to hold its deadline. It holds the leases too: what is killed
+last frees them.
 """
 
 # No pathlib here: its import costs each slot a megabyte.

@@ -1,9 +1,10 @@
 """Clears up after a dead keeper, before its devices are granted again.
 
-The job's main process died with its keeper; a daemon that it left behind did not. Such survivors
-are known by the marker in their environment, which an exec without it sheds, or by the lease that
-they inherited, which closing it sheds: they are looked for by both. A container is known by the
-note in the attempt's directory.
+The job's process group died with its keeper, if anything in it still had what ties it to that (see
+`worker.keeper.tether`); a daemon in a group of its own did not, nor a job that has closed all that
+it was given. Such survivors are known by the marker in their environment, which an exec without it
+sheds, or by the lease that they inherited, which closing it sheds: they are looked for by both, and
+what has shed both is found by nobody. A container is known by the note in the attempt's directory.
 
 Anybody can have any marker, a job in a container too, which cannot have a lease. So what has
 nothing but the marker, in another namespace of processes, is killed and not waited for.
@@ -122,7 +123,7 @@ def settle(
 def end_keeper(directory: Path, within: float = 2.0) -> int | None:
     """Kill the keeper of ``directory``, which does not answer; its pid, or None if there is none.
 
-    Its job dies with it. What is left is for `settle`.
+    Its job dies with it, as a rule. What is left is for `settle`.
     """
     record = lock.read(directory)
     entry = None if record is None else procfs.process(record.pid)

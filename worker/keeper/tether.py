@@ -4,8 +4,10 @@ The parent death signal would have to be asked for by the new process itself, be
 runs; it holds for one process, and not for those that it starts. Here it is the last writer of a
 pipe whose end raises the signal: the kernel sends SIGKILL to the owner of each of the pipe's read
 ends (fcntl(2): F_SETOWN, F_SETSIG, O_ASYNC), a process group, once no writer is left. The keeper
-has the only write end, and the job a read end, which keeps it ready. A process that leaves the
-group, or a job that closes its end, is found by its marker or its lease: see `settle`.
+has the only write end, and the job a read end, which keeps it ready: as long as anything of the
+group has that open. A process that leaves the group, or a group that has closed its end everywhere
+(as closefrom(3) does), is found by its marker or its lease: see `settle`. In that this is weaker
+than the parent death signal.
 """
 
 from __future__ import annotations
