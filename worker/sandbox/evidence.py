@@ -90,7 +90,11 @@ def _mounts(pid: int, host: Mapping[str, Any], profile: Profile) -> list[Finding
     tmp = table.get(profiles.TMP, ())
     wanted = {"nosuid", "nodev"} | ({"noexec"} if profile.tmp_noexec else set())
     seen = "absent" if not tmp else ",".join(sorted(wanted & set(tmp))) or "none of them"
-    found.append(finding("/tmp", ",".join(sorted(wanted)), seen))
+    sizes = _sizes(pid)
+    most, has = profile.tmp_mb << 10, sizes.get(profiles.TMP, "no size")
+    found.append(finding("/tmp", f"{','.join(sorted(wanted))},{most}k", f"{seen},{has}"))
+    shm = f"{host['ShmSize'] >> 10}k"
+    found.append(finding("/dev/shm", shm, sizes.get("/dev/shm", "no size")))
     if any(one["Target"] == profiles.TARGET_SECRETS for one in host["Mounts"]):
         kind, options = kinds(pid).get(profiles.TARGET_SECRETS, ("absent", ()))
         here = f"{kind} {'ro' if 'ro' in options else 'rw'}"
@@ -128,6 +132,18 @@ def kinds(pid: int) -> dict[str, tuple[str, tuple[str, ...]]]:
         mount, _, of = line.partition(" - ")
         fields = mount.split(" ")
         found[fields[4]] = (of.split(" ")[0], tuple(fields[5].split(",")))
+    return found
+
+
+def _sizes(pid: int) -> dict[str, str]:
+    """Mount point to the most that its tmpfs may hold, as the kernel says it: ``65536k``."""
+    text = (procfs.read_bytes(f"/proc/{pid}/mountinfo") or b"").decode(errors="replace")
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        mount, _, of = line.partition(" - ")
+        options = of.split(" ")[-1].split(",")
+        size = next((one for one in options if one.startswith("size=")), "")
+        found[mount.split(" ")[4]] = size.removeprefix("size=") or "no size"
     return found
 
 
@@ -190,14 +206,27 @@ def groups(pid: int, host: Mapping[str, Any]) -> list[Finding]:
     if host["Memory"]:
         if "memory" in own:
             seen = cgroups.number(own["memory"], "memory.limit_in_bytes")
+            swaps = _swaps(own["memory"], "memory.memsw.limit_in_bytes", host["Memory"])
         else:
             seen = cgroups.number(version2, "memory.max")
-        found.append(finding("memory", host["Memory"], seen))
+            swaps = _swaps(version2, "memory.swap.max", 0)
+        also = " and swap" if swaps else ""
+        found.append(finding("memory", host["Memory"], f"{seen}{also}"))
     pids = cgroups.number(own.get("pids", version2), "pids.max")
     found.append(finding("pids", host["PidsLimit"], pids))
     if host["NanoCpus"]:
         found.append(finding("cpu", f"{host['NanoCpus'] / 1e9:.2f}", _cores(own)))
     return found
+
+
+def _swaps(directory: str | None, name: str, most: int) -> bool:
+    """Whether it may have memory swapped out: ``name`` says more than ``most``, or the kernel does
+    not count swap, and has some."""
+    limit = procfs.read_bytes(f"{directory}/{name}")
+    if limit is not None:
+        number = cgroups.number(directory, name)
+        return number is None or number > most
+    return len((procfs.read_bytes("/proc/swaps") or b"?\n?\n").splitlines()) > 1
 
 
 def _cores(groups: Mapping[str, str]) -> str:

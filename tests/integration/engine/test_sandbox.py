@@ -74,6 +74,7 @@ def test_the_report_holds_what_was_seen_of_a_running_job(jobs: Jobs) -> None:
     assert (seen["no_new_privs"], seen["seccomp"]) == ("1", "2")
     assert (seen["memory"], seen["pids"], seen["cpu"]) == (str(128 << 20), "64", "1.00")
     assert (seen["root"], seen["network routes"], seen["writable mounts"]) == ("ro", "", "")
+    assert (seen["/tmp"], seen["/dev/shm"]) == ("nodev,noexec,nosuid,65536k", "16384k")
     assert all(one.good for one in (*report.from_engine, *report.from_host))
     assert json.loads(json.dumps(report.for_record()))["seen"]["root"] == "ro"
     [again] = jobs.another().recover()
@@ -122,24 +123,40 @@ def test_an_options_difference_is_refused_before_the_start(
     assert not plan.output.exists()
 
 
-def test_a_difference_on_the_host_is_refused(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("does", "seen"),
+    [
+        (
+            {"CapDrop": [], "SecurityOpt": [], "Memory": 0, "MemorySwap": 0},
+            r"no_new_privs.*capabilities.*memory",
+        ),
+        ({"MemorySwap": -1}, r"memory: wanted 134217728, found 134217728 and swap"),
+        (
+            {"Tmpfs": {"/tmp": "rw,nosuid,nodev,noexec,size=1g,mode=1777"}, "ShmSize": 1 << 30},
+            r"/tmp: wanted \S+,65536k, found \S+,1048576k; /dev/shm: wanted 16384k, found 1048576k",
+        ),
+    ],
+    ids=["privileges", "swap", "sizes"],
+)
+def test_a_difference_on_the_host_is_refused(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, does: dict[str, Any], seen: str
+) -> None:
     """As an engine that says yes and does no: inspect is told what was asked for."""
     create, inspect = ContainerManager.create, ContainerManager.inspect
     asked: dict[str, Any] = {}
 
     def lying(self: ContainerManager, name: str, config: dict[str, Any]) -> str:
         asked.update(config["HostConfig"])
-        host = {**asked, "CapDrop": [], "SecurityOpt": [], "Memory": 0, "MemorySwap": 0}
-        return create(self, name, {**config, "HostConfig": host})
+        return create(self, name, {**config, "HostConfig": {**asked, **does}})
 
     def covering(self: ContainerManager, container: str) -> dict[str, Any]:
-        seen = inspect(self, container)
-        return {**seen, "HostConfig": {**seen["HostConfig"], **asked}}
+        said = inspect(self, container)
+        return {**said, "HostConfig": {**said["HostConfig"], **asked}}
 
     monkeypatch.setattr(ContainerManager, "create", lying)
     monkeypatch.setattr(ContainerManager, "inspect", covering)
     plan = jobs.plan(WAITS)
-    with pytest.raises(SandboxUnavailable, match=r"no_new_privs.*capabilities.*memory"):
+    with pytest.raises(SandboxUnavailable, match=seen):
         jobs.runtime.start(plan, soon())
     jobs.places.release()
     assert jobs.containers() == []
