@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ANSWER_WITHIN_S: Final = 15.0
 _SILENT_FOR_S: Final = 5 * BEAT_S
 _BLOCK_MS: Final = 1_000
+_CODE: Final = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,12 +109,12 @@ def _parse(entry: Mapping[str, str]) -> Output | int | None:
         case "out":
             try:
                 data = base64.b64decode(entry.get("d", ""), validate=True)
-            except binascii.Error:
+            except ValueError:  # binascii.Error, or what is no ASCII
                 data = b""
-            return Output(stream=entry.get("s", "stdout"), data=data)
+            return Output(stream="stderr" if entry.get("s") == "stderr" else "stdout", data=data)
         case "end":
             code = entry.get("code", "")
-            if not code.isdecimal():
+            if not _CODE.fullmatch(code):
                 raise ExecFailed(entry.get("why") or "the node does not know how it ended")
             return int(code)
         case "refused":

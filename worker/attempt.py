@@ -140,7 +140,7 @@ class Attempt:
             case "checkpoint":
                 self._tell(lambda: self._handle.signal(signal.SIGUSR1))
             case _:
-                log.warning("orders.unknown job=%s op=%.40s", self._handle.attempt.job_id, op)
+                log.warning("orders.unknown job=%s op=%.40r", self._handle.attempt.job_id, op)
 
     def _pause(self) -> None:
         with self._lock:

@@ -92,7 +92,7 @@ class Execs:
         """
         parts, lease = self._parts, self._claim.lease
         if (request.job_id, request.node) != (lease.job_id, parts.place.node):
-            raise NotAsked(f"it is for job {request.job_id:.64} on node {request.node:.64}")
+            raise NotAsked(f"it is for job {request.job_id!r:.80} on node {request.node!r:.80}")
         if running is not None and running.token == request.token:
             raise NotAsked("it runs")
         key, stamp = asker(order, request, parts.keyring)

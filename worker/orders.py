@@ -129,7 +129,7 @@ class Orders:
                 try:
                     self._take(message)
                 except Exception:  # one that nobody can follow must not be the last that is heard
-                    log.exception("orders.failed channel=%.200s", message.get("channel"))
+                    log.exception("orders.failed channel=%.200r", message.get("channel"))
             if not heard and subscribed is not None:
                 pubsub.ping()
 
@@ -158,7 +158,7 @@ class Orders:
             try:
                 op, order = parsed(message["data"])
             except ValueError as error:
-                log.warning("orders.unreadable channel=%s error=%.200s", wish.channel, error)
+                log.warning("orders.unreadable channel=%s error=%.200r", wish.channel, str(error))
                 return
             wish.listener.order(op, order)
 

@@ -60,6 +60,9 @@ class NodeOrders:
                 except redis.RedisError as error:
                     log.warning("node_orders.deaf error=%s", error)
                     select.select([self._hears], [], [], _AGAIN_S)
+                except Exception:  # nobody would listen any more
+                    log.exception("node_orders.broken")
+                    select.select([self._hears], [], [], _AGAIN_S)
 
     def _listen(self, pubsub: Any) -> None:
         """Raises redis.RedisError."""
