@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError
-from worker.keeper import protocol
+from worker.keeper import protocol, tether
 from worker.keeper.conversation import SOCKET_NAME
 from worker.keeper.protocol import Verb
 from worker.plan import AttemptId, ExitStatus, StopCause
@@ -66,6 +66,8 @@ class KeeperLink:
             raise
         self.keeper_pid = hello["keeper"]
         self.job_pid = hello["job"]
+        self._tether = hello.get("tether", -1)
+        self._tie = -1
         self._status = Status.PAUSED if hello["paused"] else Status.RUNNING
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_WITHIN)
         self._poll = select.poll()
@@ -109,6 +111,18 @@ class KeeperLink:
                     return None
         # whatever has arrived since the last acknowledgement is the successor's
         raise KeeperError(f"{self.attempt}: this handle was detached")
+
+    def tie(self) -> None:
+        """From now on the job's process group dies with its keeper whatever it closes."""
+        with self._sending:
+            if self._tether >= 0 and not self._detached:
+                self._tie = tether.tie_too(self.keeper_pid, self._tether, self.job_pid)
+                self._tether = -1
+
+    def _untie(self) -> None:
+        if self._tie >= 0:
+            os.close(self._tie)
+            self._tie = -1
 
     def send(self, frame: bytes) -> None:
         """Send one frame. Does nothing once the exit is known.
@@ -156,6 +170,7 @@ class KeeperLink:
             if self._detached:
                 return
             self._detached = True
+            self._untie()
         with contextlib.suppress(OSError):  # the keeper was faster
             self._connection.shutdown(socket.SHUT_RDWR)
         with self._receiving:  # whoever reads has woken up
@@ -179,6 +194,7 @@ class KeeperLink:
                     raise KeeperError(f"{self.attempt}: the keeper does not let go")
         with self._sending:
             self._detached = True
+            self._untie()
         if self._released:
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _FOR_EVER)
             return self._connection

@@ -84,6 +84,10 @@ class ContainerSubject:
         return self.all_dead
 
     @property
+    def tether(self) -> int:
+        return -1
+
+    @property
     def pauses(self) -> bool:
         return self._pauses
 

@@ -224,6 +224,7 @@ class Keeper:
             "keeper": os.getpid(),
             "job": self._subject.pid,
             "paused": self._pause.told,
+            "tether": self._subject.tether,
         }
         self._watch.forget(self._conversation.fd)
         self._conversation.attach(connection, protocol.json_frame(protocol.HELLO, hello))

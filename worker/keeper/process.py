@@ -49,6 +49,10 @@ class ProcessSubject:
         return self._status is not None
 
     @property
+    def tether(self) -> int:
+        return self._tether.number
+
+    @property
     def pauses(self) -> bool:
         return True
 

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
         keeper: int
         job: int
         paused: bool
+        tether: NotRequired[int]
+        """See `worker.keeper.tether.Tether.number`."""
 
     class Exit(TypedDict):
         """How the attempt ended: the fields of `worker.plan.ExitStatus`."""

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
             ...
 
         @property
+        def tether(self) -> int:
+            """See `worker.keeper.tether.Tether.number`; -1: it has none."""
+            ...
+
+        @property
         def ended(self) -> bool:
             """The main process has ended; others may be left."""
             ...

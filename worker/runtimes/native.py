@@ -178,6 +178,7 @@ class NativeHandle:
             self._link.ack(stream, offset)
 
     def beat(self, deadline: float) -> None:
+        self._link.tie()  # it lasts
         self._link.send(protocol.beat_frame(deadline))
 
     def stop(self, grace: float) -> None:

@@ -147,6 +147,41 @@ def test_a_job_that_closes_all_that_it_was_given_is_settled(
     handle.remove()
 
 
+def test_a_job_that_has_shed_all_dies_with_its_keeper_where_a_supervisor_has_it(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    """Nothing of what it was given is left to it, by which it could be found afterwards."""
+    sheds = (
+        "import os, sys; os.closerange(3, 1000); os.execve(sys.executable, [sys.executable, '-S', "
+        "'-c', 'import os, signal; print(os.getpid(), flush=True); signal.pause()'], {})"
+    )
+    handle, made = start(runtime, places, sheds)
+    job = int(line(handle))
+    for _ in range(2):
+        handle.beat(soon())
+    os.kill(keeper_of(made), signal.SIGKILL)
+    wait_until(lambda: gone(job), what="the job's end")
+    assert settle(made.state).killed == ()
+    handle.remove()
+
+
+def test_a_supervisor_that_lets_go_of_a_job_ends_nothing(
+    places: Places, runtime: NativeRuntime
+) -> None:
+    handle, made = start(runtime, places, "import signal; print('up', flush=True); signal.pause()")
+    line(handle)
+    handle.beat(soon())
+    handle.detach()
+    [again] = runtime.recover()
+    again.beat(soon())
+    assert again.status() is Status.RUNNING
+    again.detach()
+    [again] = runtime.recover()
+    assert again.status() is Status.RUNNING
+    assert not gone(procfs.descendants(keeper_of(made))[0].pid)
+    again.remove()
+
+
 STRANGER = """
 import subprocess, sys, time
 for _ in range(4000):
