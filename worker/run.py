@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -333,11 +332,16 @@ class Run:
         place = self._parts.paths.job(self._id.job_id)
         if not os.path.lexists(place):  # the job is over: all that it had here is gone
             return True
-        # no more than what is this attempt's alone: the next one may use the rest already
-        shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
-        with contextlib.suppress(OSError):
-            place.rmdir()
+        if self._is_followed():  # no more than what is this attempt's alone
+            shutil.rmtree(place / f"output-{self._id.fence}", ignore_errors=True)
+        else:
+            self._leave_nothing()
         return True
+
+    def _is_followed(self) -> bool:
+        """Whether another attempt of the job has begun here: its state is what it makes first."""
+        own, attempts = str(self._id), os.listdir(self._parts.paths.attempts)  # noqa: PTH208
+        return any(name.startswith(f"{self._id.job_id}~") and name != own for name in attempts)
 
     def _leave_nothing(self) -> None:
         """To the next attempt, but checkpoints."""
