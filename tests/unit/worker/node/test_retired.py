@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ from tasks.recorded import Lease
 from tests.unit.worker.node.test_gpu_slots import GPUS, config
 from worker.keeper import lock
 from worker.node import retired, slot_records
+from worker.node.parking import Parking
 from worker.node.paths import NodePaths
 from worker.node.slot_records import SlotRecord
 from worker.node.slot_worker import SlotWorker, WorkerState
@@ -133,3 +135,16 @@ def test_a_slot_that_serves_again_gets_no_second_worker(paths: NodePaths, keep: 
     before = Worker("gpu0-1", WorkerState.STOPPED)
     again = Worker("gpu0-1", is_retired=False)
     assert told(paths, before, again) == [[], []]
+
+
+@pytest.mark.parametrize(("is_retired", "expected"), [(False, ["drain"]), (True, [])])
+def test_one_whose_device_is_not_well_is_not_kept_from_its_attempt(
+    is_retired: bool, expected: list[str]
+) -> None:
+    """Its worker would be ended again before it has taken the attempt up, which it ends then."""
+    worker = Worker("gpu0")
+    worker.slot = replace(worker.slot, devices=("GPU-0",), retired=is_retired)
+    parking = Parking()
+    parking.step(0.0, [cast("SlotWorker", worker)], {"GPU-0": "Xid 79"}, cordoned=False)
+    assert "gpu0" in parking
+    assert worker.told == expected
