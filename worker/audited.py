@@ -30,13 +30,16 @@ class Audited:
         self.standing: Standing = UNSIGNED
         """Whose job it is, as soon as that is known."""
 
-    def starts(self, job: JobConfig, plan: LaunchPlan, admitted: Admitted, picked: Picked) -> None:
-        """Raises TurnedAway: an attempt that cannot be written down is not started."""
+    def starts(
+        self, job: JobConfig, digest: str, plan: LaunchPlan, admitted: Admitted, picked: Picked
+    ) -> None:
+        """``digest``: of ``job``. Raises TurnedAway: an attempt that cannot be written down is not
+        started."""
         key = self.standing.key
         fields: dict[str, Any] = {
             "user": job.user_id,
             "key": None if key is None else {"name": key.name, "id": key.key_id},
-            "spec": job.digest(),
+            "spec": digest,
             "mode": admitted.mode,
             "sandbox_level": int(admitted.level),
             "why": admitted.why,

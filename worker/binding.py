@@ -12,8 +12,6 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from tasks.job import JobConfig
-
 _NAME: Final = re.compile(r"[0-9a-f]{32}")
 
 UNBOUND: Final = ""
@@ -29,10 +27,10 @@ class Binding:
     """By a key that this node trusts; for any other it is as if nobody had signed."""
 
     @classmethod
-    def of(cls, job: JobConfig, signer: str) -> Binding:
-        """Another one if anything of the job is another, or the signer is. ``signer``: the id of
-        the key, if this node trusts it; else ''."""
-        said = f"{signer}\n{job.digest()}"
+    def of(cls, digest: str, signer: str) -> Binding:
+        """Another one if anything of the job is another, or the signer is. ``digest``:
+        `JobConfig.digest`. ``signer``: the id of the key, if this node trusts it; else ''."""
+        said = f"{signer}\n{digest}"
         return cls(name=hashlib.sha256(said.encode()).hexdigest()[:32], signed=bool(signer))
 
     def takes(self, name: str) -> bool:

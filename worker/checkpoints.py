@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -38,6 +39,7 @@ and the job may run on another node."""
 
 _HERE: Final = "checkpoints"
 _MARK: Final = "sent"
+_PASSABLE: Final = 0o711
 _BOUND: Final = "~"
 """After the id of a job, in what is shared: its bindings are in there. No id of a job has it."""
 
@@ -69,11 +71,15 @@ class Checkpoints:
 
         What an earlier version left, which is bound to nothing, becomes an unsigned job's own.
         """
+        if self.shared is None and not os.path.lexists(self.paths.job(job_id)):
+            return False  # it is the first attempt, most often
         here, unbound = self.of(job_id, binding.name), self.of(job_id, UNBOUND)
         if self.shared is not None:
             with suppress(OSError):  # then there is no attempt either
                 # an engine gets through, whose root may be nobody there; what is in it is closed
-                here.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+                here.parent.mkdir(parents=True, exist_ok=True)
+                if stat.S_IMODE(here.parent.stat().st_mode) != _PASSABLE:  # by the node's umask
+                    here.parent.chmod(_PASSABLE)
         try:
             if binding.takes(UNBOUND) and unbound.is_dir() and not here.exists():
                 unbound.rename(here)
@@ -148,11 +154,7 @@ class Checkpoints:
             job_id = directory.name.removesuffix(_BOUND)
             over = is_over(job_id)
             if over is None:
-                try:
-                    newest = max(one.stat().st_mtime for one in (directory, *directory.iterdir()))
-                except OSError:  # another node has just removed it
-                    continue
-                over = time.time() - newest > _FORGOTTEN_S
+                over = time.time() - _newest(directory) > _FORGOTTEN_S
             if over:
                 yield job_id
 
@@ -170,6 +172,17 @@ class Checkpoints:
 
 def _named(what: str, bound: str) -> str:
     return f"{what}-{bound}" if bound else what
+
+
+def _newest(directory: Path) -> float:
+    """When something in it was last written, seconds since the epoch; now, if it is gone."""
+    newest = time.time()
+    with suppress(OSError):  # another node has just removed it, or it is no directory
+        entries = list(directory.iterdir())
+        newest = directory.lstat().st_mtime
+        for one in entries:
+            newest = max(newest, one.lstat().st_mtime)
+    return newest
 
 
 def _has_any(directory: Path) -> bool:

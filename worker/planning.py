@@ -74,6 +74,8 @@ class Planning:
         self.admitted: Admitted | None = None
         self.launcher: Launcher | None = None
         self.picked = Picked()
+        self.digest = ""
+        """`JobConfig.digest`, of what is run."""
         self.bound = UNBOUND
         """`Binding.name` of its checkpoints."""
 
@@ -119,7 +121,8 @@ class Planning:
         provided = self._supplies.get(job)
         self._check()
         signer = "" if standing.key is None else standing.key.key_id
-        self._go_on_from(Binding.of(job, signer))
+        self.digest = job.digest()
+        self._go_on_from(Binding.of(self.digest, signer))
         self._held = grant_slot(parts, self._id, job)
         grant = self._held.grant
         asked = Asked(

@@ -198,7 +198,7 @@ class Run:
         planned = self._planning
         launcher, admitted, picked = planned.launcher, planned.admitted, planned.picked
         assert launcher is not None and admitted is not None  # noqa: S101, PT018 - plan has set it
-        self._audited.starts(job, plan, admitted, picked)
+        self._audited.starts(job, planned.digest, plan, admitted, picked)
         began = time.monotonic()
         self._handle = launcher.runtime.start(plan, self._holding.deadline)
         self._note = Note(

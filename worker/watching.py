@@ -52,7 +52,8 @@ class Watching:
         self._holding = holding
         self._adopted = heir is not None
         self._devices: DeviceWatch | None = None
-        values = secret_files.read(parts.paths.attempt(handle.attempt)).values()
+        place = parts.paths.attempt(handle.attempt)
+        values = secret_files.read(place).values() if job.secrets else ()
         self.mask = Mask(values) if values else None
         """Of the job's secrets; None: it has none."""
         self.attempt = Attempt(

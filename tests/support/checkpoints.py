@@ -14,7 +14,7 @@ from worker.node.paths import NodePaths
 
 def bound(config: Mapping[str, Any] | JobConfig, signer: str = "") -> str:
     """To what those of a job with this configuration are bound. ``signer``: the id of its key."""
-    return Binding.of(JobConfig.parse(config), signer).name
+    return Binding.of(JobConfig.parse(config).digest(), signer).name
 
 
 def place_of(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.errors import KeeperError
-from worker.keeper import protocol, tether
+from worker.keeper import procfs, protocol, tether
 from worker.keeper.conversation import SOCKET_NAME
 from worker.keeper.protocol import Verb
 from worker.plan import AttemptId, ExitStatus, StopCause
@@ -26,8 +26,8 @@ _STREAMS = (Stream.STDOUT, Stream.STDERR)
 _SEND_WITHIN = struct.pack("ll", 5, 0)  # a struct timeval
 _FOR_EVER = struct.pack("ll", 0, 0)
 DEAF_AFTER = 30.0
-"""Seconds for which a keeper may leave unread what it is told. Nothing in its loop blocks: one that
-reads nothing stands still, keeps no time and ends nothing."""
+"""Seconds for which a keeper that was stopped may leave unread what it is told: it keeps no time
+and ends nothing. One that waits for storage goes on when that answers."""
 
 
 class KeeperLink:
@@ -225,9 +225,13 @@ class KeeperLink:
             self._unread_since = None
         elif self._unread_since is None:
             self._unread_since = now
-        elif now - self._unread_since >= DEAF_AFTER:
+        elif now - self._unread_since >= DEAF_AFTER and self._stopped():
             self.deaf = True
             raise KeeperError(f"{self.attempt}: the keeper stands still")
+
+    def _stopped(self) -> bool:
+        keeper = procfs.process(self.keeper_pid)
+        return keeper is not None and keeper.stopped
 
     def _receive(self, within: float) -> bool:
         """Take the next frame; False if none came ``within`` seconds, or ever will."""

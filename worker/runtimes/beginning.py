@@ -41,10 +41,12 @@ def beginning(
             if _make(directory):
                 made.append(directory)
         guard = _guard(plan)
-        for directory in directories:
-            if directory in (plan.output, plan.scratch) and directory not in made:
+        for directory in [one for one in directories if one not in made]:
+            if directory in (plan.output, plan.scratch):
                 _make_anew(directory)
                 made.append(directory)
+            else:
+                _make(directory)  # whoever had it before may just have removed it: it was empty
         if plan.secrets is not None:
             secret_files.write(plan.state, plan.secrets.place, plan.secrets.values, owner)
         yield guard

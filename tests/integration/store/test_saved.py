@@ -49,7 +49,7 @@ class Site:
         self.store = SavedCheckpoints(policy, f"local://{tmp_path}/store")
         self.index = SentCheckpoints(records.client, records.keys)
         self.job = submit(records, max_attempts=9)
-        self.own = Binding.of(JobConfig.parse(records.get(self.job).spec), "")
+        self.own = Binding.of(JobConfig.parse(records.get(self.job).spec).digest(), "")
 
     def checkpoints(self, node: str) -> Checkpoints:
         paths = NodePaths(state_dir=self.tmp_path / node)
@@ -86,7 +86,7 @@ class Site:
         """From here on the record has another configuration, and may be signed by somebody."""
         signer = fields.pop("signer", "")
         config = {**self.records.get(self.job).spec, **fields}
-        self.own = Binding.of(JobConfig.parse(config), signer)
+        self.own = Binding.of(JobConfig.parse(config).digest(), signer)
 
     def save(self, node: str, **files: str) -> None:
         self.here(node).mkdir(parents=True, exist_ok=True)

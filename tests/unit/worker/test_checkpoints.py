@@ -116,6 +116,22 @@ def test_what_is_empty_goes_unless_another_node_may_have_it(
     assert (own.of("b", OWN) / "saved").exists()
 
 
+def test_an_engine_gets_through_whatever_the_nodes_umask_is(
+    paths: NodePaths, tmp_path: Path
+) -> None:
+    shared = Checkpoints(paths=paths, shared=tmp_path / "shared")
+    binding = Binding(name=OWN, signed=False)
+    before = os.umask(0o077)
+    try:
+        shared.begin("a", binding)
+        assert shared.of("a", OWN).parent.stat().st_mode & 0o777 == 0o711
+        shared.of("a", OWN).parent.chmod(0o700)  # of a node that died in between
+        shared.begin("a", binding)
+    finally:
+        os.umask(before)
+    assert shared.of("a", OWN).parent.stat().st_mode & 0o777 == 0o711
+
+
 def test_only_those_of_jobs_that_are_over_or_long_unknown_are_forgotten(
     paths: NodePaths, tmp_path: Path
 ) -> None:
@@ -129,6 +145,9 @@ def test_only_those_of_jobs_that_are_over_or_long_unknown_are_forgotten(
     for job in ("runs", "old"):
         for place in (shared.of(job, UNBOUND), shared.of(job, OWN), shared.of(job, OWN).parent):
             os.utime(place, (weeks_ago, weeks_ago))
+    (shared.of("old", UNBOUND) / "saved").symlink_to("nowhere")
+    os.utime(shared.of("old", UNBOUND) / "saved", (weeks_ago, weeks_ago), follow_symlinks=False)
+    os.utime(shared.of("old", UNBOUND), (weeks_ago, weeks_ago))
     # what it was last saved to is as old as the newest of its bindings
     os.utime(shared.of("unknown", OWN).parent, (weeks_ago, weeks_ago))
     assert sorted(shared.forgotten(over.__getitem__)) == ["done", "done", "old", "old"]
