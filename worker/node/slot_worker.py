@@ -24,7 +24,7 @@ from worker.node.nursery import Nursery
 from worker.node.paths import NodePaths
 from worker.node.processes import WatchedProcess, kill_group, slot_leaders
 from worker.node.slot_records import SlotRecord
-from worker.node.slots import Launch, Slot, slot_env
+from worker.node.slots import MARGIN_S, Launch, Slot, slot_env
 
 _LOOK_FOR_READY: Final = 0.05
 
@@ -186,15 +186,16 @@ class SlotWorker:
         """Hand the job in progress back and end, for good; by SIGKILL if it takes too long."""
         if self._state is not WorkerState.QUITTING:
             self._unmark()
-        self._quit(now)
+        self._quit(now, self._launch.kill_after)
 
     def leave(self, now: float, away: float) -> None:
-        """Leave the job in progress running, for ``away`` seconds, and end, for good."""
+        """Leave the job in progress running, for ``away`` seconds, and end, for good; by SIGKILL if
+        it takes too long. Nothing is handed back, so no job's grace is waited for."""
         try:
             slot_records.mark_leaving(self._paths, self.slot.name, away)
         except OSError as error:  # then it goes back to the queue
             event("slot.unmarked", level=logging.ERROR, slot=self.slot.name, error=str(error))
-        self._quit(now)
+        self._quit(now, min(self._launch.kill_after, MARGIN_S))
 
     def kill(self) -> None:
         """End at once, for good."""
@@ -214,12 +215,12 @@ class SlotWorker:
 
     # --- inside
 
-    def _quit(self, now: float) -> None:
+    def _quit(self, now: float, within: float) -> None:
         self._replace = False
         if self._state is WorkerState.WAITING:
             self._state = WorkerState.STOPPED
         elif self._state in _ALIVE and self._state is not WorkerState.QUITTING:
-            self._kill_at = now + self._launch.kill_after
+            self._kill_at = now + within
             self._signal(WorkerState.QUITTING, signal.SIGQUIT)
 
     def _unmark(self) -> None:

@@ -33,6 +33,11 @@ PRELOADED: Final = (
 """What every slot worker imports, so that it is imported once."""
 
 
+MARGIN_S: Final = 15.0
+"""Seconds that a slot worker has to end beside what its job may take: an engine is slow, Redis is
+away."""
+
+
 class SlotKind(StrEnum):
     """What a slot's devices are."""
 
@@ -77,8 +82,8 @@ class Launch:
     """Of what they are started with: a worker that has another one is replaced."""
     log_to_stderr: bool = False
     restarts: RestartPolicy = field(default_factory=RestartPolicy)
-    kill_after: float = 15.0
-    """Seconds between SIGQUIT and SIGKILL."""
+    kill_after: float = MARGIN_S
+    """Seconds between SIGQUIT and SIGKILL where a job is handed back."""
 
     def digest_for(self, slot: Slot) -> str:
         """Of all that the worker of ``slot`` is started with."""

@@ -5,24 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final
 
 from worker.config import NodeConfig
 from worker.node.log import event
 from worker.node.slot_worker import SlotWorker
+from worker.node.slots import MARGIN_S
 from worker.node.standing import Standing
 from worker.node.stop_bell import StopBell
 from worker.store.policy import LAST_CHECKPOINT_S
-
-_MARGIN: Final = 15.0
-"""Seconds that a slot worker has beside what its job may take: an engine is slow, Redis is away."""
 
 
 def hand_back_s(config: NodeConfig) -> float:
     """The seconds that a slot worker may take to hand its job back: the job's own grace first,
     then its last checkpoint is sent."""
     last = 0.0 if config.storage.checkpoint_store is None else LAST_CHECKPOINT_S
-    return config.timeouts.stop_grace + last + _MARGIN
+    return config.timeouts.stop_grace + last + MARGIN_S
 
 
 class Stage(IntEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from configparser import ConfigParser
 from pathlib import Path
 from typing import cast
 
@@ -9,16 +10,23 @@ import pytest
 
 from tasks.settings import Settings
 from worker.config import NodeConfig
+from worker.node import agent as agents
+from worker.node import engine_care
 from worker.node.agent import Agent
 from worker.node.paths import NodePaths
 from worker.node.registry import NodeState
 from worker.node.slot_worker import SlotWorker
+from worker.node.slots import MARGIN_S
 from worker.node.standing import Standing
 from worker.node.stop_bell import StopBell
 from worker.node.stopping import Stopping, hand_back_s
 from worker.store.policy import LAST_CHECKPOINT_S
 
 pytestmark = pytest.mark.unit
+
+UNIT = Path(__file__).parents[4] / "compose" / "cyxwiz-node.service"
+REDIS_S = 5.0
+"""A call of the agent's that Redis does not answer (`Settings.connect`)."""
 
 
 class Told:
@@ -137,3 +145,15 @@ def test_a_worker_has_longer_than_its_job_and_the_last_checkpoint(
     )
     agent = Agent(config, Settings())
     assert agent._launch.kill_after == hand_back_s(config) > 600 + more
+
+
+def test_a_stop_that_leaves_the_jobs_ends_before_the_unit_has_it_killed() -> None:
+    """However many children hang, and while Redis and the engine do: what an agent waits for is
+    its workers, then its engine, its last words to Redis, and the jobs that it still has to give
+    back."""
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]  # as its documentation says
+    unit.read(UNIT)
+    last_words = 3 * REDIS_S  # the reaper's lead, a heartbeat under way, the node's entry
+    after = engine_care._ENDS_WITHIN_S + last_words + agents._GIVE_BACK_WITHIN
+    assert MARGIN_S + after < unit.getfloat("Service", "TimeoutStopSec")
