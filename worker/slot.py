@@ -87,8 +87,10 @@ class SlotProcess:
         has_agent: bool,
         devices: OwnDevices,
         retired: bool = False,
+        hands_back: bool = False,
     ) -> None:
-        """``retired``: it takes no job but those that it runs already."""
+        """``retired``: it takes no job but those that it runs already; ``hands_back``: and gives
+        those back."""
         self.name = name
         self._config = config
         self._settings = settings
@@ -102,6 +104,7 @@ class SlotProcess:
         self._offers_containers = False
         self._devices = devices
         self._retired = retired
+        self._hands_back = hands_back
         self._via = ""
         self._cuda: int | None = None
 
@@ -124,6 +127,7 @@ class SlotProcess:
             has_agent="CYXWIZ_AGENT_PID" in env,
             devices=OwnDevices.from_env(env),
             retired=env.get("CYXWIZ_SLOT_RETIRED") == "1",
+            hands_back=env.get("CYXWIZ_SLOT_HANDS_BACK") == "1",
         )
 
     def queues(self) -> list[str]:
@@ -275,7 +279,12 @@ class SlotProcess:
         self._zygote.start()  # warm before the first job
         self._native = native
         self._bound = Interruptible(
-            Supervisor(parts, self._heirs, lambda: slot_records.leaving(self._paths, self.name))
+            Supervisor(
+                parts,
+                self._heirs,
+                lambda: slot_records.leaving(self._paths, self.name),
+                hands_back=self._hands_back,
+            )
         )
         executor.bind(self._bound)
         self._heirs.start()  # not before the slot can go on with them, nor if it never can

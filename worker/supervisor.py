@@ -42,13 +42,18 @@ class Supervisor:
         parts: NodeParts,
         heirs: Heirs | None = None,
         leaving: Callable[[], float | None] = lambda: None,
+        *,
+        hands_back: bool = False,
     ) -> None:
         """``heirs``: attempts that an earlier child of the slot has left. ``leaving``: at a stop,
-        for how many seconds the attempt at hand shall be left running; None: it shall end."""
+        for how many seconds the attempt at hand shall be left running; None: it shall end.
+        ``hands_back``: the stop is now, so whatever comes ends and goes back."""
         self._parts = parts
         self._leaving = leaving
         self._heirs = heirs
         self._stopping = threading.Event()
+        if hands_back:
+            self._stopping.set()
         self._run: Run | None = None
 
     def execute(self, delivery: Delivery) -> Verdict:

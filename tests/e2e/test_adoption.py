@@ -363,6 +363,26 @@ def test_a_node_is_cordoned_and_stopped_and_comes_back(
     cluster.wait_clean()
 
 
+def test_a_node_is_drained_while_it_is_away_and_comes_back(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Its jobs have had their time: they go back to the queue, and end elsewhere."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    assert cluster.node.leave() == 0
+    assert cluster.node.job_pids()
+    assert cluster.node.command("drain", cluster.node.name) == 0
+    cluster.node.launch()
+    assert cluster.wait_state(job, JobState.QUEUED).attempt == 0, "it does not count"
+    cluster.wait_clean()
+    wait_until(lambda: not cluster.node.paths.slot_record("cpu0").exists(), what="its worker's end")
+    assert cluster.node.command("drain", cluster.node.name, "--wait") == 0
+    other = start_cluster("node-b", **LONG)
+    result = talker.finish(job)
+    assert (result["node"], result["attempt"]) == (other.node.name, 1)
+
+
 def test_a_worker_is_killed_while_its_node_waits_for_the_job(
     start_cluster: Start, tmp_path: Path
 ) -> None:

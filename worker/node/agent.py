@@ -279,7 +279,8 @@ class Agent:
             for worker in self._workers:
                 worker.step(now)
             if self._stopping.waits:
-                retired.step(now, self._paths, self._workers)
+                hands_back = self._cordoning.hands_back
+                retired.step(now, self._paths, self._workers, hands_back=hands_back)
             if now >= self._tidy_at:
                 self._leftovers.settle(self._busy())
                 self._ending.say(time.time())
@@ -316,7 +317,7 @@ class Agent:
 
     def _heed(self, now: float) -> None:
         """Do what is asked of the node from elsewhere, but for a stop."""
-        if self._cordoning.step(now, self._workers[: len(self._slots)]):
+        if self._cordoning.step(now, self._workers[: len(self._slots)], self._workers):
             self._standing.cordoned(self._cordoning.cordoned)
 
     def _shape(self, now: float) -> None:

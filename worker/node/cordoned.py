@@ -2,6 +2,9 @@
 
 A worker that ends after its job is the one way in which a slot can be trusted to take no other:
 Celery's own ways of cancelling a queue are forgotten at its next reconnection.
+
+What has not ended in a drain's time is handed back for as long as the drain holds: by the slot's
+worker, or, where that has died or never was (the node was away), by one that is started for it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from tasks.cordons import Cordon
 from worker.node.log import event
-from worker.node.slot_worker import SlotWorker
+from worker.node.slot_worker import SlotWorker, WorkerState
 
 
 class Cordoning:
@@ -25,11 +28,17 @@ class Cordoning:
         self._asked: Cordon | None = None
         self._heeded: Cordon | None = None
         self._quit_at: float | None = None
+        self._hands_back = False
 
     @property
     def cordoned(self) -> bool:
         """Whether the node takes no new job."""
         return self._heeded is not None
+
+    @property
+    def hands_back(self) -> bool:
+        """Whether the time that a drain gave is over: no job goes on, whatever its slot."""
+        return self._hands_back
 
     def told(self, text: str) -> None:
         """What stands in Redis about this node; '' for nothing."""
@@ -39,19 +48,27 @@ class Cordoning:
         if new:
             self._wake()
 
-    def step(self, now: float, workers: Sequence[SlotWorker]) -> bool:
-        """Do what is due at ``now`` (time.monotonic()); whether the node is (un)cordoned by it."""
+    def step(
+        self, now: float, configured: Sequence[SlotWorker], workers: Sequence[SlotWorker]
+    ) -> bool:
+        """Do what is due at ``now`` (time.monotonic()); whether the node is (un)cordoned by it.
+
+        ``configured``: those of ``workers`` that serve where nothing keeps them from it; the others
+        only end what they have.
+        """
         with self._lock:
             asked = self._asked
         changed = (asked is None) != (self._heeded is None)
         if asked != self._heeded:
             self._heeded = asked
-            self._heed(asked, now, workers)
+            self._heed(asked, now, configured)
         if self._quit_at is not None and now >= self._quit_at:
-            self._quit_at = None
+            self._quit_at, self._hands_back = None, True
             event("node.drained", level=logging.WARNING)
+        if self._hands_back:
             for worker in workers:
-                worker.quit(now)
+                if worker.state is not WorkerState.STOPPED and not worker.slot.hands_back:
+                    worker.quit(now)
         return changed
 
     def wake_at(self) -> float | None:
@@ -59,7 +76,7 @@ class Cordoning:
         return self._quit_at
 
     def _heed(self, asked: Cordon | None, now: float, workers: Sequence[SlotWorker]) -> None:
-        self._quit_at = None
+        self._quit_at, self._hands_back = None, False
         if asked is None:
             event("node.uncordoned")
             for worker in workers:

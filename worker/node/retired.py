@@ -32,16 +32,18 @@ def find(
     return [_slot(name, running.get(name, ()), config, snapshot) for name in sorted(names)]
 
 
-def step(now: float, paths: NodePaths, workers: Sequence[SlotWorker]) -> None:
+def step(
+    now: float, paths: NodePaths, workers: Sequence[SlotWorker], *, hands_back: bool = False
+) -> None:
     """Have each attempt looked after whose slot's worker has ended for good: for as long as it
-    lives, and for nothing else."""
+    lives, and for nothing else. ``hands_back``: it shall not live on, and its job goes back."""
     serving = {one.slot.name for one in workers if one.state is not WorkerState.STOPPED}
     ended = [one for one in workers if one.slot.name not in serving]
     retired = [one for one in workers if one.slot.retired]
     running = _running(paths) if ended or retired else {}
     for worker in ended:
         if worker.slot.name in running:
-            worker.go_on(now)
+            worker.go_on(now, hands_back=hands_back)
     for worker in retired:
         if worker.slot.name not in running:
             worker.drain()

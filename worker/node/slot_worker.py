@@ -174,11 +174,11 @@ class SlotWorker:
         elif other:
             self.refresh()
 
-    def go_on(self, now: float) -> None:
+    def go_on(self, now: float, *, hands_back: bool = False) -> None:
         """It has ended for good, and an attempt of its slot lives: see to that, and take no other
-        job."""
+        job. ``hands_back``: the attempt is taken over to be ended, and its job given back."""
         if self._state is WorkerState.STOPPED:
-            self.slot = replace(self._own, retired=True)
+            self.slot = replace(self._own, retired=True, hands_back=hands_back)
             self._replace = True
             self._state, self._due, self._failures = WorkerState.WAITING, now, 0
 

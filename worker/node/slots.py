@@ -59,6 +59,8 @@ class Slot:
     """The most memory of each of its devices that a job can have, MiB."""
     retired: bool = False
     """It takes no job but those that it runs already."""
+    hands_back: bool = False
+    """And those go back to the queue."""
 
 
 def kind_of(slot: str) -> str:
@@ -158,6 +160,8 @@ def slot_env(launch: Launch, slot: Slot, paths: NodePaths) -> dict[str, str]:
         }
     if slot.retired:
         own["CYXWIZ_SLOT_RETIRED"] = "1"
+    if slot.hands_back:
+        own["CYXWIZ_SLOT_HANDS_BACK"] = "1"
     # a pool child that is killed leaves directories in its TMPDIR: nobody would clear the host's
     return {**launch.env, **own, "TMPDIR": str(paths.slot_temp(slot.name))}
 

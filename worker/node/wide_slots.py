@@ -148,12 +148,18 @@ class WideSlots:
                 one.keep_until = now + _LINGER_S
         elif self._busy(one.slot.name) or _starts(one.worker):
             one.keep_until = now + _LINGER_S
-        if one.parting and (one.worker is None or one.worker.state is WorkerState.STOPPED):
+        if one.parting and self._has_ended(one):
             self._wide.remove(one)
             event("slot.parted", slot=one.slot.name)
             for member in one.narrow:
                 if serve:
                     member.serve(now)
+
+    def _has_ended(self, one: _Wide) -> bool:
+        """A worker that died may have left its attempt: there is another one for that first."""
+        if one.worker is None:
+            return True
+        return one.worker.state is WorkerState.STOPPED and not self._busy(one.slot.name)
 
 
 def _joins(slot: Slot, known: Mapping[str, Device]) -> bool:

@@ -38,8 +38,8 @@ class Worker:
         self.state = state
         self.told: list[str] = []
 
-    def go_on(self, now: float) -> None:
-        self.told.append("go on")
+    def go_on(self, now: float, *, hands_back: bool) -> None:
+        self.told.append("hand back" if hands_back else "go on")
 
     def drain(self) -> None:
         self.told.append("drain")
@@ -94,11 +94,12 @@ def test_it_has_the_devices_of_its_attempt(paths: NodePaths, keep: Keep) -> None
     assert gone.devices == (), "that it is not there any more, its watch says"
 
 
-def told(paths: NodePaths, *workers: Worker) -> list[list[str]]:
+def told(paths: NodePaths, *workers: Worker, hands_back: bool = False) -> list[list[str]]:
     """What each is told by one step."""
     for worker in workers:
         worker.told = []
-    retired.step(0.0, paths, [cast("SlotWorker", one) for one in workers])
+    them = [cast("SlotWorker", one) for one in workers]
+    retired.step(0.0, paths, them, hands_back=hands_back)
     return [worker.told for worker in workers]
 
 
@@ -127,6 +128,7 @@ def test_whose_worker_has_ended_for_good_gets_one_for_what_it_runs(
         ]
     )
     assert told(paths, ran, idle, serves) == [["go on"], [], []]
+    assert told(paths, ran, idle, serves, hands_back=True) == [["hand back"], [], []]
 
 
 def test_a_slot_that_serves_again_gets_no_second_worker(paths: NodePaths, keep: Keep) -> None:

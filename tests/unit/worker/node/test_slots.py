@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,9 @@ def test_a_worker_is_told_that_its_slot_is_retired_and_is_another_one_then(
     launch = Launch(command=celery_command("node-a"), env={}, digest="d")
     slot, late = Slot(name="cpu1"), Slot(name="cpu1", retired=True)
     assert slot_env(launch, late, paths)["CYXWIZ_SLOT_RETIRED"] == "1"
+    assert "CYXWIZ_SLOT_HANDS_BACK" not in slot_env(launch, late, paths)
+    last = replace(late, hands_back=True)
+    assert slot_env(launch, last, paths)["CYXWIZ_SLOT_HANDS_BACK"] == "1"
     assert launch.digest_for(slot) != launch.digest_for(late)
 
 

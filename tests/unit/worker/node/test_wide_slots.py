@@ -39,7 +39,8 @@ class Shaped:
         config = NodeConfig()
         self.snapshot = Snapshot(devices=devices)
         self.narrow = [Worker(slot) for slot in gpu_slots(config, self.snapshot)]
-        self.wide = WideSlots(config, make=self._made, busy=lambda slot: False)
+        self.busy: set[str] = set()
+        self.wide = WideSlots(config, make=self._made, busy=self.busy.__contains__)
         self.first_state = WorkerState.READY
         self._now = 0.0
 
@@ -109,3 +110,18 @@ def test_a_driver_that_has_gone_joins_nothing() -> None:
     shaped = Shaped(gpu(0), gpu(1))
     shaped.snapshot = Snapshot(reason="the driver does not answer")
     assert shaped.steps(Demand(width=2)) == []
+
+
+def test_a_wide_slot_stays_while_something_of_it_runs_without_a_worker() -> None:
+    """Its worker died: the attempt goes on, and nobody else would see to it."""
+    shaped = Shaped(gpu(0), gpu(1))
+    shaped.steps(Demand(width=2))
+    [worker] = shaped.wide.workers
+    shaped.busy.add(worker.slot.name)
+    for _ in range(2):
+        shaped.wide.step(100, [], [], shaped.snapshot, serve=False)
+        assert shaped.wide.workers == [worker]
+        assert worker.state is WorkerState.STOPPED
+    shaped.busy.clear()
+    shaped.wide.step(200, [], [], shaped.snapshot, serve=False)
+    assert shaped.wide.workers == []
