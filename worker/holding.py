@@ -18,7 +18,7 @@ from tasks.seals import Sealer
 from worker.attempt import Attempt
 from worker.execs import Execs
 from worker.heirs import Heir
-from worker.lease import Renewal, local_deadline, ttl_for
+from worker.lease import Renewal, ttl_for
 from worker.outcome import Ended
 from worker.parts import NodeParts
 from worker.plan import AttemptId
@@ -27,6 +27,7 @@ from worker.runtimes.base import Handle
 from worker.stream.publisher import Publisher
 
 _HEARD_AT_ONCE_S: Final = 0.5
+_LEAVE_WITHIN_S = 3.0
 _GONE_AGAIN_S: Final = 0.2
 
 
@@ -60,7 +61,6 @@ class Holding:
         self.is_forgotten = False
         """… and perhaps nobody's: Redis had lost the record, and the lease had run out."""
         self._parts = parts
-        self._lease = claim.lease
         self._id = AttemptId(job_id=claim.lease.job_id, fence=claim.lease.fence)
         self._sure = until_redis_answers
         self._began = began
@@ -140,10 +140,10 @@ class Holding:
         """
         self._handle = None  # and nothing begins beside it
         self._renewal.stop()
-        self.publisher.close()  # what it could not send is still with the keeper
-        sent, ttl_ms = time.monotonic(), ttl_for(away)
-        self._parts.records.leases.renew(self._lease, ttl_ms)
-        return local_deadline(sent, ttl_ms)
+        try:
+            return self._renewal.last(ttl_for(away))  # first: it restores a record that is gone
+        finally:
+            self.publisher.leave(_LEAVE_WITHIN_S)
 
     def close(self) -> None:
         """Nothing goes on beside it any more. Safe to call twice."""

@@ -104,6 +104,19 @@ class Renewal:
         if self._join is not None:
             self._join()
 
+    def last(self, ttl_ms: int) -> float:
+        """Once more, after `stop`, for so long; until when it surely holds then.
+
+        Raises LeaseLost, redis.RedisError.
+        """
+        sent = time.monotonic()
+        try:
+            self._renew(sent, ttl_ms)
+        except RecordGone:
+            self._listener.forgotten()
+            raise
+        return local_deadline(sent, ttl_ms)
+
     def soon(self) -> None:
         """Renew now, which brings what the record says."""
         self._bell.set()
@@ -111,14 +124,14 @@ class Renewal:
     def _deadline_from(self, sent: float) -> float:
         return local_deadline(sent, self._ttl_ms)
 
-    def _renew(self, sent: float) -> RenewedLease:
+    def _renew(self, sent: float, ttl_ms: int) -> RenewedLease:
         try:
-            return self._leases.renew(self._lease, self._ttl_ms)
+            return self._leases.renew(self._lease, ttl_ms)
         except RecordGone:
             if sent >= self.deadline:
                 raise  # somebody else may have been given it before Redis forgot
             self._listener.restore()
-            return self._leases.renew(self._lease, self._ttl_ms)
+            return self._leases.renew(self._lease, ttl_ms)
 
     def _run(self) -> None:
         wait = min(_FIRST_S, self._ttl_ms / 3000)
@@ -129,7 +142,7 @@ class Renewal:
                 return
             sent = time.monotonic()
             try:
-                renewal = self._renew(sent)
+                renewal = self._renew(sent, self._ttl_ms)
             except RecordGone:
                 log.warning(
                     "lease.forgotten job=%s fence=%d", self._lease.job_id, self._lease.fence

@@ -130,9 +130,10 @@ class Run:
         """Run it and finish it. Raises LeaseLost."""
         forgotten = False
         try:
-            return self._finish(*self._steps())
-        except Left:
-            return self._leave_behind()
+            try:
+                return self._finish(*self._steps())
+            except Left:
+                return self._leave_behind()
         except LeaseLost:
             forgotten = self._holding.is_forgotten
             self._audited.ended("fenced", "", "its lease was lost")

@@ -425,6 +425,53 @@ def test_the_command_that_stops_a_node(start_cluster: Start, tmp_path: Path) -> 
     cluster.wait_clean()
 
 
+def test_the_data_of_redis_is_wiped_just_before_a_node_stops(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """Nobody has found out yet: the stop does, and writes the records again."""
+    cluster = start_cluster(slots=2, **LONG)
+    quiet, loud = (Talker(cluster, tmp_path / name) for name in ("quiet", "loud"))
+    for talker in (quiet, loud):
+        talker.go.parent.mkdir()
+    quiet.every = 0.5
+    jobs = [talker.submit() for talker in (quiet, loud)]
+    pids = cluster.node.job_pids()
+    os.kill(pids[0], signal.SIGSTOP)  # it says nothing, so no news of it finds out either
+    cluster.app.records.client.flushall()
+    assert cluster.node.leave() == 0
+    assert cluster.node.job_pids() == pids
+    os.kill(pids[0], signal.SIGCONT)
+    for job in jobs:
+        assert cluster.record(job).state is JobState.RUNNING
+    cluster.node.start()
+    for job in jobs:
+        cluster.wait_adopted(job)
+    for talker, job in zip((quiet, loud), jobs, strict=True):
+        assert talker.finish(job)["attempt"] == 1
+    cluster.wait_clean()
+
+
+def test_a_node_stops_while_redis_is_away(
+    start_cluster: Start, server: RedisServer, tmp_path: Path
+) -> None:
+    """What a job says meanwhile waits with its keeper, and no stop waits for Redis."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    pids = cluster.node.job_pids()
+    server.freeze()
+    try:
+        assert cluster.node.leave(60) == 0
+        assert cluster.node.job_pids() == pids
+    finally:
+        server.thaw()
+    assert "attempt.left " in logs(cluster), "by its supervisor, who did not wait to be killed"
+    cluster.node.start()
+    cluster.wait_adopted(job)
+    check_whole(cluster, job, talker.finish(job))
+    cluster.wait_clean()
+
+
 def test_a_node_that_does_not_come_back_in_time_loses_its_job(
     start_cluster: Start, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +75,8 @@ class Publisher:
         self._on_lost = on_lost
         self._changed = threading.Condition()
         self._closing = False
+        self._until = math.inf
+        """When a batch is given up that Redis has not taken (time.monotonic())."""
         self._waiting = False
         self._offered = 0
         self._loud = False
@@ -146,6 +149,12 @@ class Publisher:
             if said:
                 self._wake(True)
 
+    def leave(self, within: float) -> None:
+        """Stop, and leave what was not sent to a successor, who finds it with the keeper; so also
+        the batch that is under way, unless Redis has it ``within`` seconds."""
+        self._until = time.monotonic() + within
+        self.close()
+
     def close(self) -> Unsaid:
         """Stop, and return what was not sent yet.
 
@@ -201,7 +210,7 @@ class Publisher:
         return Reading(seen=dict(self._seen), floors=floors, memory=self._memory)
 
     def _send(self, batch: list[Entry], left: Reading | None) -> bool:
-        """Send until Redis has answered. False once the lease is lost."""
+        """Send until Redis has answered. False once the lease is lost, or time is up."""
         number = self.batch + 1
         bodies = [tagged(entry.said()) for entry in batch]
         sealed = bodies if self._sealer is None else self._sealer.seal(bodies, number)
@@ -219,7 +228,7 @@ class Publisher:
                     batch=number,
                 )
             except RecordGone:
-                if self.lost:
+                if self.lost or time.monotonic() >= self._until:
                     return False
                 self.on_gone()
                 time.sleep(wait)
@@ -232,6 +241,8 @@ class Publisher:
             except redis.RedisError as error:
                 self.stats.errors += 1
                 log.warning("publisher.unsent job=%s error=%s", self._lease.job_id, error)
+                if time.monotonic() >= self._until:
+                    return False
                 time.sleep(wait)
                 wait = min(wait * 2, _AGAIN_AT_MOST_S)
             else:
