@@ -32,7 +32,8 @@ from worker.keeper import containers, lock, procfs, protocol, secret_files
 
 _AGAIN = 0.01
 _STRANGE_PASSES = 5
-"""In which what only says that it is of the attempt is killed."""
+"""What only says that it is of the attempt, in another namespace, is seen dead if it was there in
+these; of what comes later, one after the other, no end would be seen."""
 
 
 class Settlement(StrEnum):
@@ -151,16 +152,20 @@ class _Hunt:
 
     def run(self, until: float) -> bool:
         """Kill until a pass finds nobody. False: somebody is left at ``until``."""
-        passes = 0
+        passes, early = 0, set[tuple[int, int]]()
         while survivors := list(self._survivors()):
             for entry, _ in survivors:
                 if procfs.send(entry, signal.SIGKILL) and entry.pid not in self.killed:
                     self.killed.append(entry.pid)
             passes += 1
-            if passes >= _STRANGE_PASSES and not any(ours for _, ours in survivors):
+            names = {(entry.pid, entry.start) for entry, _ in survivors}
+            if passes <= _STRANGE_PASSES:
+                early |= names
+            any_ours = any(ours for _, ours in survivors)
+            if not any_ours and not names & early:
                 return True
             if time.monotonic() >= until:
-                return False
+                return not any_ours
             time.sleep(_AGAIN)
         return True
 
