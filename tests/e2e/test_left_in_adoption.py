@@ -16,10 +16,10 @@ from tasks.leases import Leases
 from tasks.record import Records
 from tasks.routing import slot_queue
 from tasks.settings import Settings
-from tests.e2e.test_faults import Watched
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.waiting import wait_until
+from tests.support.watched import Watched
 from worker.config import load
 from worker.crew import StandingCrew
 from worker.devices.configured import rules

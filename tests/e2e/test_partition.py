@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.test_faults import Watched
 from tests.support.cluster import Cluster
 from tests.support.live_node import LiveNode
 from tests.support.network import network
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
+from tests.support.watched import Watched
 
 pytestmark = pytest.mark.e2e
 

@@ -17,13 +17,13 @@ import pytest
 
 from tasks.control import cancel
 from tasks.state import JobState
-from tests.e2e.test_faults import Watched
 from tests.support.cluster import Cluster, started
 from tests.support.live_node import LiveNode
 from tests.support.redis_server import RedisServer
 from tests.support.twenty import not_there, reset_connections
 from tests.support.waiting import wait_until
 from tests.support.wall_clock import WallClock
+from tests.support.watched import Watched
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +42,7 @@ WHERE: Final = {
     9: ("e2e/test_faults.py", "test_redis_dies_and_comes_back_while_a_job_runs"),
     10: ("e2e/test_faults.py", "test_redis_is_away_for_longer_than_the_lease"),
     11: ("e2e/test_faults.py", "test_a_job_that_ends_while_redis_is_away"),
-    12: ("e2e/test_faults.py", "test_the_data_of_redis_is_wiped_while_a_job_runs"),
+    12: ("e2e/test_lost_data.py", "test_the_data_of_redis_is_wiped_while_a_job_runs"),
     13: (
         "e2e/test_twenty_faults.py",
         "test_13_a_worker_dies_with_a_message_that_it_had_no_time_for",

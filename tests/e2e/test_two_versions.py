@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.test_adoption import Talker, check_whole
-from tests.e2e.test_faults import Watched
 from tests.support.cluster import Cluster
+from tests.support.talker import Talker, check_whole
+from tests.support.watched import Watched
 
 OTHER: Final = os.environ.get("OTHER_VERSION_PYTHON", "")
 

@@ -18,11 +18,11 @@ from celery.result import AsyncResult
 from tasks.errors import JobFailed
 from tasks.state import JobState
 from tests.e2e.containers.traced import Traced
-from tests.e2e.test_adoption import TALKS, Talker, check_whole
 from tests.support import engine
 from tests.support.checkpoints import place_of
 from tests.support.contained import Contained
 from tests.support.redis_server import RedisServer
+from tests.support.talker import TALKS, Talker, check_whole
 from tests.support.twenty import not_there, reset_connections
 from tests.support.waiting import wait_until
 
