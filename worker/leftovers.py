@@ -54,6 +54,7 @@ class Leftovers:
                 handle.remove()
             except (KeeperError, OSError) as error:
                 log.error("leftover.unremoved attempt=%s error=%s", handle.attempt, error)
+                handle.detach()
         outcome = settle(directory).outcome
         if outcome is Settlement.ALIVE:
             # it stands still, or nobody could attach: its job may run on, and nobody keeps its time

@@ -69,7 +69,7 @@ class Outcome:
 
 def decide(evidence: Evidence) -> Outcome:
     """The outcome of an attempt whose lease is still ours."""
-    if evidence.ended is Ended.SHUTDOWN:
+    if evidence.ended is Ended.SHUTDOWN and not _succeeded_before(evidence):
         return Outcome(
             state=JobState.FAILED,
             reason=FailureReason.NODE_LOST,
@@ -84,6 +84,12 @@ def decide(evidence: Evidence) -> Outcome:
         return Outcome(state=JobState.SUCCEEDED)
     reason, message = failure
     return Outcome(state=JobState.FAILED, reason=reason, message=message, retry=reason.retryable)
+
+
+def _succeeded_before(evidence: Evidence) -> bool:
+    """Whether it had ended well when it was told to end: nobody had to stop it."""
+    exit_ = evidence.exit
+    return exit_.code == 0 and exit_.cause is None and _failure(evidence) is None
 
 
 def _failure(evidence: Evidence) -> tuple[FailureReason, str] | None:
@@ -116,6 +122,8 @@ def _by_limit(evidence: Evidence) -> tuple[FailureReason, str] | None:
         return FailureReason.ENGINE_ERROR, "the container engine went away and took it along"
     if exit_.cause in (StopCause.DEADLINE, StopCause.ABANDONED, StopCause.FENCED):
         return FailureReason.NODE_LOST, f"was stopped by the node ({exit_.cause})"
+    if exit_.cause is StopCause.REQUESTED and evidence.ended is None:
+        return FailureReason.NODE_LOST, "was stopped by a supervisor that has died, and why with it"
     return None
 
 

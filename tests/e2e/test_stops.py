@@ -115,6 +115,22 @@ def test_a_node_is_drained_while_it_is_away_and_comes_back(
     assert (result["node"], result["attempt"]) == (other.node.name, 1)
 
 
+def test_a_job_that_has_ended_while_its_node_was_away_is_done_although_that_is_drained(
+    start_cluster: Start, tmp_path: Path
+) -> None:
+    """There is nothing to hand back: it does not run again elsewhere."""
+    cluster = start_cluster(**LONG)
+    talker = Talker(cluster, tmp_path)
+    job = talker.submit()
+    assert cluster.node.leave() == 0
+    talker.go.touch()
+    wait_until(lambda: not cluster.node.job_pids(), timeout=20, what="its end")
+    assert cluster.node.command("drain", cluster.node.name) == 0
+    cluster.node.launch()
+    check_whole(cluster, job, job.get(timeout=60))
+    cluster.wait_clean()
+
+
 def test_a_worker_is_killed_while_its_node_waits_for_the_job(
     start_cluster: Start, tmp_path: Path
 ) -> None:

@@ -275,6 +275,8 @@ class Agent:
                     self._take_up(config)
                 self._follow_engine()
                 self._heed(now)
+            elif self._stopping.waits:
+                self._cordoning.keep_time(now, self._workers)
             self._shape(now)
             for worker in self._workers:
                 worker.step(now)
@@ -333,7 +335,9 @@ class Agent:
     def _wait(self, now: float) -> None:
         poll = select.poll()
         poll.register(self._bell, select.POLLIN)
-        wakes = [self._tidy_at, self._stopping.wake_at(), self._cordoning.wake_at()]
+        wakes = [self._tidy_at, self._stopping.wake_at()]
+        if self._stopping.waits:
+            wakes.append(self._cordoning.wake_at())
         if self._devices.snapshot.devices or retired.left(self._workers):
             wakes.append(now + _LOOK_AGAIN_S)
         for worker in self._workers:

@@ -62,6 +62,13 @@ class Cordoning:
         if asked != self._heeded:
             self._heeded = asked
             self._heed(asked, now, configured)
+            for worker in workers:
+                worker.keep_job()
+        self.keep_time(now, workers)
+        return changed
+
+    def keep_time(self, now: float, workers: Sequence[SlotWorker]) -> None:
+        """Of a drain, whatever else is asked of the node meanwhile."""
         if self._quit_at is not None and now >= self._quit_at:
             self._quit_at, self._hands_back = None, True
             event("node.drained", level=logging.WARNING)
@@ -69,7 +76,6 @@ class Cordoning:
             for worker in workers:
                 if worker.state is not WorkerState.STOPPED and not worker.slot.hands_back:
                     worker.quit(now)
-        return changed
 
     def wake_at(self) -> float | None:
         """When `step` has something to do next."""

@@ -182,6 +182,11 @@ class SlotWorker:
             self._replace = True
             self._state, self._due, self._failures = WorkerState.WAITING, now, 0
 
+    def keep_job(self) -> None:
+        """What was to be handed back goes on, unless a worker does that already."""
+        if self._state is WorkerState.WAITING and self.slot.hands_back:
+            self.slot = replace(self.slot, hands_back=False)
+
     def quit(self, now: float) -> None:
         """Hand the job in progress back and end, for good; by SIGKILL if it takes too long."""
         if self._state is not WorkerState.QUITTING:

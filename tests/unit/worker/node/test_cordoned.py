@@ -247,6 +247,40 @@ def test_a_drain_is_over_when_something_else_is_asked(
     assert not node.cordoning.hands_back
 
 
+def test_a_drains_time_is_kept_although_nothing_more_is_heeded(paths: NodePaths) -> None:
+    """The node is stopped meanwhile, and waits for its jobs."""
+    node = Node(paths, "a")
+    node.rounds()
+    node.ready()
+    node.told(Cordon(drain=60.0))
+    node.cordoning.step(node.now, node.configured, node.workers)
+    due = node.cordoning.wake_at()
+    assert due is not None
+    node.told(None)
+    node.cordoning.keep_time(due - 1, node.workers)
+    assert not node.cordoning.hands_back
+    node.cordoning.keep_time(due, node.workers)
+    assert node.cordoning.hands_back
+    assert node.cordoning.wake_at() is None, "or the agent would never rest again"
+    [process] = node.births.processes
+    assert signal.SIGQUIT in process.sent
+
+
+def test_one_that_was_to_hand_back_and_has_not_begun_to_goes_on_after_an_uncordon(
+    paths: NodePaths,
+) -> None:
+    node = Node(paths, others=(Slot(name="old"),))
+    [worker] = node.workers
+    worker.quit(0.0)
+    worker.go_on(0.0, hands_back=True)
+    assert (worker.state, worker.slot.hands_back) == (WorkerState.WAITING, True)
+    node.told(Cordon(drain=0.0))
+    node.cordoning.step(0.0, node.configured, node.workers)
+    node.told(None)
+    node.cordoning.step(1.0, node.configured, node.workers)
+    assert not worker.slot.hands_back
+
+
 def test_only_a_job_that_is_handed_back_has_its_grace(paths: NodePaths) -> None:
     """A worker that shall leave its job and hangs is waited for no longer than it takes to end."""
     node = Node(paths, "a", "b")
