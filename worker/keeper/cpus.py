@@ -17,6 +17,10 @@ from worker.keeper import procfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
+
+_QUIET_PASSES: Final = 3
+_MOST_PASSES: Final = 200
 
 
 def affinity(slot: str, cores: float, available: list[int]) -> set[int] | None:
@@ -36,13 +40,19 @@ def keep_to(first: int, cpus: set[int] | None) -> None:
     """Move process ``first`` and all that descend from it. None: they may run on all.
 
     What they fork later inherits it; what they fork meanwhile is caught by going through them
-    again.
+    again. A list of what forks may lack something: only when several have shown nothing new is
+    there none. One that forks without end is given up: the host shows whether it was caught.
     """
     moved: set[int] = set()
-    while cpus and (new := set(_threads(first)) - moved):
+    quiet = 0
+    for _ in range(_MOST_PASSES if cpus else 0):
+        if quiet == _QUIET_PASSES:
+            return
+        new = set(_threads(first)) - moved
+        quiet = 0 if new else quiet + 1
         for thread in new:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(thread, cpus)
+                os.sched_setaffinity(thread, cpus or ())
         moved |= new
 
 
