@@ -43,16 +43,18 @@ def keep_to(first: int, cpus: set[int] | None) -> None:
     again. A list of what forks may lack something: only when several have shown nothing new is
     there none. One that forks without end is given up: the host shows whether it was caught.
     """
+    if not cpus:
+        return
     moved: set[int] = set()
     quiet = 0
-    for _ in range(_MOST_PASSES if cpus else 0):
+    for _ in range(_MOST_PASSES):
         if quiet == _QUIET_PASSES:
             return
         new = set(_threads(first)) - moved
         quiet = 0 if new else quiet + 1
         for thread in new:
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(thread, cpus or ())
+                os.sched_setaffinity(thread, cpus)
         moved |= new
 
 
