@@ -212,11 +212,14 @@ def _ended_once(job: str, expected: Expected, told: Told) -> list[Violation]:
 
 
 def _result(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Violation]:
-    """The result is that of the attempt that ended the job, which did all its work."""
+    """The result is that of the attempt that ended the job, which did all its work. It may lack
+    what that one said last where it is told that its engine has lost it."""
     if told.state != "succeeded":
         return []
     token = (told.result.get("metrics") or {}).get("token")
     by_token = {one.token: one for one in attempts}
+    if token is None and attempts and _lost_by_its_engine(told):
+        token = attempts[-1].token
     if token not in by_token:
         detail = f"it names {token}, and the attempts were {sorted(by_token)}"
         return [Violation(rule="result", job=job, detail=detail)]
@@ -231,6 +234,12 @@ def _result(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Violatio
         detail = "Celery's result is another one than the record's"
         found.append(Violation(rule="result", job=job, detail=detail))
     return found
+
+
+def _lost_by_its_engine(told: Told) -> bool:
+    """Whether it is told that the last of its output may be lost."""
+    lines = (line for event in told.events for line in event.get("lines") or ())
+    return any(line.startswith(_LAST_WORDS_LOST) for line in lines)
 
 
 def _failure(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Violation]:
@@ -264,12 +273,11 @@ def _whole_stream(job: str, told: Told, attempts: Sequence[_Attempt]) -> list[Vi
     if told.dropped_to:
         return []
     found = []
-    is_said = False
+    is_said = _lost_by_its_engine(told)
     lines: dict[int, list[int]] = {}
     order: list[int] = []
     for event in told.events:
         for line in event.get("lines") or ():
-            is_said |= line.startswith(_LAST_WORDS_LOST)
             if match := _LINE.fullmatch(line):
                 token = int(match[1])
                 lines.setdefault(token, []).append(int(match[2]))

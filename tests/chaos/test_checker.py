@@ -73,6 +73,19 @@ def test_an_attempt_that_came_after_the_first_one_s_death_is_no_violation() -> N
     assert check(run) == []
 
 
+def without_last_words(run: Run) -> None:
+    told(run, result={}, celery_result={})
+    events(run, lambda rows: rows[2].update(lines=[LOST_BY_THE_ENGINE]))
+
+
+def test_what_an_engine_has_lost_and_is_told_of_may_be_missing_from_the_result() -> None:
+    run = good()
+    without_last_words(run)
+    assert check(run) == []
+    log(run, entry("began", 9, token=5))
+    assert [one.rule for one in check(run)] == ["result"], "it is the last attempt's all the same"
+
+
 PLANTED: dict[str, tuple[str, Callable[[Run], object]]] = {
     "two attempts at once": (
         "two at once",
@@ -132,6 +145,10 @@ PLANTED: dict[str, tuple[str, Callable[[Run], object]]] = {
         lambda run: told(
             run, result={"metrics": {"token": 5}}, celery_result={"metrics": {"token": 5}}
         ),
+    ),
+    "a result that names no attempt": (
+        "result",
+        lambda run: told(run, result={}, celery_result={}),
     ),
     "the result of one that never ended": (
         "result",
