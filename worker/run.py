@@ -341,8 +341,10 @@ class Run:
 
     def _is_followed(self) -> bool:
         """Whether another attempt of the job has begun here: its state is what it makes first."""
-        own, attempts = str(self._id), os.listdir(self._parts.paths.attempts)  # noqa: PTH208
-        return any(name.startswith(f"{self._id.job_id}~") and name != own for name in attempts)
+        own, attempts = str(self._id), self._parts.paths.attempts.iterdir()
+        return any(
+            one.name.startswith(f"{self._id.job_id}~") and one.name != own for one in attempts
+        )
 
     def _leave_nothing(self) -> None:
         """To the next attempt, but checkpoints."""

@@ -266,7 +266,7 @@ def half_precision_is_of_a_kind_that_the_gpu_itself_has(directory: Path) -> None
     ]
     try:
         for answer, right in answers:
-            torch.cuda.is_bf16_supported = answer  # type: ignore[assignment]  # PyTorch's of another time
+            torch.cuda.is_bf16_supported = answer  # type: ignore[assignment]  # stands in for PyTorch's own
             assert computes_bfloat16() is right
     finally:
         torch.cuda.is_bf16_supported = asked
